@@ -1,0 +1,1 @@
+"""Where speech comes from: recordings, manifests, labels, corpora and folds. Nothing here needs PyTorch."""

@@ -1,0 +1,79 @@
+"""Corpora: one leaf per corpus, from the folder as its authors ship it to a manifest.
+
+A leaf is a module of this package with a :class:`Corpus` named ``CORPUS``; being there is all it takes to be found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from serkit.data.audio import EXTENSIONS
+from serkit.data.manifest import Manifest
+from serkit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of a corpus before one has it.
+
+    ``read`` takes the root folder and yields one dictionary per utterance with manifest columns; file names may have
+    any audio extension. ``utterances`` and ``speakers`` are those of the complete corpus. ``source`` is its paper.
+    """
+
+    name: str
+    title: str
+    language: str
+    utterances: int
+    speakers: int
+    licence: str
+    source: str
+    layout: str
+    read: Callable[[Path], Iterator[dict[str, Any]]]
+
+
+@cache
+def _corpora() -> dict[str, Corpus]:
+    found = [importlib.import_module(f"{__name__}.{leaf.name}").CORPUS for leaf in pkgutil.iter_modules(__path__)]
+    return {corpus.name: corpus for corpus in found}
+
+
+def list_corpora() -> list[Corpus]:
+    """Return every corpus that serkit reads, by name."""
+    return [corpus for _, corpus in sorted(_corpora().items())]
+
+
+def find_corpus(name: str) -> Corpus:
+    """Return the corpus called ``name``; raise ``InputError`` with the nearest name otherwise."""
+    if name in _corpora():
+        return _corpora()[name]
+    near = get_close_matches(name, _corpora(), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_corpora()))}"
+    raise InputError(f"no corpus named {name!r}: {hint}")
+
+
+def prepare_corpus(name: str, root: str | Path) -> Manifest:
+    """Read the corpus ``name`` from its folder ``root`` into a manifest, sorted by id.
+
+    Raises ``InputError`` when the folder is missing or holds nothing of that corpus.
+    """
+    corpus, root = find_corpus(name), Path(root).expanduser().resolve()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; {corpus.title} is expected as {corpus.layout}")
+    rows = [{"corpus": corpus.name, "language": corpus.language, **row} for row in corpus.read(root)]
+    if not rows:
+        raise InputError(f"{root}: holds no utterance of {corpus.title}, expected as {corpus.layout}")
+    return Manifest.from_rows(sorted(rows, key=lambda row: row["id"]))
+
+
+def recordings(root: Path) -> Iterator[Path]:
+    """Yield every recording below ``root``, sorted, whatever its audio extension; hidden files are left out."""
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
+            yield path

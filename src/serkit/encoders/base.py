@@ -1,0 +1,106 @@
+"""The contract every encoder keeps, and the registry through which recipes name encoders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """Hidden states of a batch of utterances.
+
+    ``layers`` is ``(B, N, T, D)``: batch, layers, frames, width. ``lengths`` ``(B,)`` counts the real frames of each
+    utterance; frames past it are zero. ``frame_rate`` is in frames per second.
+    """
+
+    layers: Tensor
+    lengths: Tensor
+    frame_rate: float
+
+    def mask(self) -> Tensor:
+        """Return ``(B, T)`` booleans, True on real frames."""
+        return frame_mask(self.lengths, self.layers.shape[2])
+
+
+class Encoder(nn.Module):
+    """Waveforms to frames: the same answer for an utterance whatever else is in its batch.
+
+    A subclass sets ``name``, ``hop`` (samples from one frame to the next), ``dim`` (``D``), ``num_layers`` (``N``, the
+    hidden states it returns, the front end's output included) and ``min_samples`` and ``max_samples`` per utterance.
+    """
+
+    name: str
+    sampling_rate: int = 16_000
+    hop: int
+    dim: int
+    num_layers: int
+    min_samples: int
+    max_samples: int | None = None
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sampling_rate / self.hop
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Return the number of frames ``(B,)`` that waveforms of ``lengths`` samples give."""
+        raise NotImplementedError
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode ``waveforms (B, S)`` in [-1, 1] at ``sampling_rate``, of which ``lengths (B,)`` samples are real.
+
+        Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
+        """
+        raise NotImplementedError
+
+    def check_lengths(self, lengths: Tensor) -> None:
+        """Raise ``ValueError`` unless every length fits the encoder."""
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < self.min_samples:
+            raise ValueError(
+                f"{self.name} needs at least {self.min_samples} samples "
+                f"({self.min_samples / self.sampling_rate:.3f} s), got {shortest}"
+            )
+        if self.max_samples is not None and longest > self.max_samples:
+            raise ValueError(
+                f"{self.name} takes at most {self.max_samples / self.sampling_rate:.0f} s at a time, "
+                f"got {longest / self.sampling_rate:.1f} s: cut the recording into spans"
+            )
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the name and every weight: it keys the feature cache."""
+        digest = hashlib.blake2b(self.name.encode(), digest_size=8)
+        for key, tensor in sorted(self.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def frame_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return ``(B, size)`` booleans, True before each of ``lengths (B,)``."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class EncoderEntry:
+    """One line of the registry: how to build an encoder, and a tiny random one for the contract tests."""
+
+    name: str
+    summary: str
+    create: Callable[..., Encoder]
+    create_tiny: Callable[[], Encoder]
+
+
+ENCODERS: dict[str, EncoderEntry] = {}
+
+
+def register(entry: EncoderEntry) -> None:
+    """Add ``entry`` to the registry; a name is taken once."""
+    if entry.name in ENCODERS:
+        raise ValueError(f"an encoder named {entry.name!r} is already registered")
+    ENCODERS[entry.name] = entry

@@ -1,0 +1,183 @@
+"""Whisper's encoder (Radford et al. 2022, https://arxiv.org/abs/2212.04356) as a feature extractor for emotion.
+
+Own module, equal to the reference implementation, with three differences that matter here: clips are not padded to
+30 s (the position table is sliced instead), every hidden state is returned, and padding inside a batch changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, frame_mask, register
+
+N_FFT, HOP = 400, 160
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """Sizes of a Whisper encoder; the defaults are those of ``base``."""
+
+    mels: int = 80
+    dim: int = 512
+    heads: int = 8
+    blocks: int = 6
+    ffn: int = 2048
+    positions: int = 1500
+    final_norm: bool = True
+
+
+def mel_filters(bands: int, sampling_rate: int = 16_000, n_fft: int = N_FFT) -> np.ndarray:
+    """Return the Slaney-normalised mel filter bank ``(n_fft // 2 + 1, bands)`` that Whisper was trained with."""
+
+    def to_hertz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
+
+    top = 15 + 27 * np.log(sampling_rate / 2 / 1000) / np.log(6.4)
+    edges = to_hertz(np.linspace(0, top, bands + 2))
+    bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
+    rise = (bins[:, None] - edges[None, :-2]) / np.diff(edges)[None, :-1]
+    fall = (edges[None, 2:] - bins[:, None]) / np.diff(edges)[None, 1:]
+    return np.maximum(0, np.minimum(rise, fall)) * (2 / (edges[2:] - edges[:-2]))[None, :]
+
+
+class LogMel(nn.Module):
+    """Whisper's log-mel front end: ``(B, S)`` waveforms to ``(B, mels, S // 160)``, 100 frames per second.
+
+    The Fourier transform is a strided convolution with a windowed cosine and sine basis, so the same graph runs in
+    PyTorch and in ONNX. Each clip is reflected at its own end and scaled by its own maximum, not by the batch's.
+    """
+
+    basis: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        time = np.arange(N_FFT)
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * time / N_FFT)
+        angle = 2 * np.pi * np.outer(np.arange(N_FFT // 2 + 1), time) / N_FFT
+        basis = np.concatenate([np.cos(angle) * window, -np.sin(angle) * window])[:, None, :]
+        self.register_buffer("basis", torch.tensor(basis, dtype=torch.float32), persistent=False)
+        self.register_buffer("filters", torch.tensor(mel_filters(mels), dtype=torch.float32), persistent=False)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        last = (lengths - 1)[:, None]
+        index = torch.arange(-(N_FFT // 2), waveforms.shape[1] + N_FFT // 2, device=waveforms.device).abs()[None, :]
+        index = torch.where(index > last, 2 * last - index, index).clamp(min=0)
+        padded = waveforms.gather(1, index)
+        spectrum = F.conv1d(padded[:, None, :], self.basis, stride=HOP)[:, :, : waveforms.shape[1] // HOP]
+        real, imaginary = spectrum.chunk(2, dim=1)
+        power = (real.square() + imaginary.square()).transpose(1, 2)
+        logarithm = (power @ self.filters).clamp(min=1e-10).log10()  # (B, T, mels)
+        mask = frame_mask(lengths // HOP, logarithm.shape[1])[:, :, None]
+        peak = logarithm.masked_fill(~mask, -10.0).amax(dim=(1, 2), keepdim=True)
+        scaled = (torch.maximum(logarithm, peak - 8.0) + 4.0) / 4.0
+        return (scaled * mask).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the key names of the published checkpoints."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        split = (x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads)
+        q, k, v = (proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config.dim, config.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(config.dim)
+        self.fc1 = nn.Linear(config.dim, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, config.dim)
+        self.final_layer_norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+
+
+class WhisperEncoder(Encoder):
+    """Log-mel, two convolutions (50 frames per second) and ``blocks`` transformer blocks.
+
+    Layer 0 is the output of the convolutions plus positions, layer ``i`` that of block ``i``; the last one is after
+    the final normalisation when the checkpoint has it, as in the reference implementation.
+    """
+
+    hop = 2 * HOP
+    min_samples = N_FFT
+
+    def __init__(self, name: str, config: WhisperConfig) -> None:
+        super().__init__()
+        self.name, self.config = name, config
+        self.dim, self.num_layers = config.dim, config.blocks + 1
+        self.max_samples = config.positions * self.hop
+        self.log_mel = LogMel(config.mels)
+        self.conv1 = nn.Conv1d(config.mels, config.dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.dim, config.dim, 3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config.positions, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.layer_norm = nn.LayerNorm(config.dim) if config.final_norm else None
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        return (lengths // HOP + 1) // 2
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        self.check_lengths(lengths)
+        mels = self.log_mel(waveforms, lengths)
+        return self.encode_mels(mels, lengths // HOP)
+
+    def encode_mels(self, mels: Tensor, mel_lengths: Tensor) -> FrameFeatures:
+        """Encode log-mel ``(B, mels, T)`` whose padding is zero; also the entry for spectrogram augmentation."""
+        x = F.gelu(self.conv1(mels)) * frame_mask(mel_lengths, mels.shape[2])[:, None, :]
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        lengths = (mel_lengths + 1) // 2
+        mask = frame_mask(lengths, x.shape[1])
+        x = x + self.embed_positions.weight[: x.shape[1]]
+        states = [x]
+        attend = None if x.shape[0] == 1 else mask[:, None, None, :]
+        for block in self.layers:
+            x = block(x, attend)
+            states.append(x)
+        if self.layer_norm is not None:
+            states[-1] = self.layer_norm(x)
+        return FrameFeatures(torch.stack(states, 1) * mask[:, None, :, None], lengths, self.frame_rate)
+
+
+def convert_state(state: dict[str, Tensor]) -> tuple[WhisperConfig, dict[str, Tensor]]:
+    """Read the sizes of a checkpoint off its tensors and strip the prefixes that whole models put before the encoder.
+
+    Accepts the key names of Hugging Face's ``WhisperModel``, ``WhisperForConditionalGeneration`` and ``WhisperEncoder``.
+    """
+    prefix = next((p for p in ("model.encoder.", "encoder.") if f"{p}conv1.weight" in state), "")
+    state = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
+    if "conv1.weight" not in state:
+        raise ValueError("not a Whisper encoder: the checkpoint has no conv1.weight")
+    dim, mels, _ = state["conv1.weight"].shape
+    blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+    config = WhisperConfig(
+        mels=mels,
+        dim=dim,
+        heads=dim // 64,
+        blocks=blocks,
+        ffn=state["layers.0.fc1.weight"].shape[0],
+        positions=state["embed_positions.weight"].shape[0],
+        final_norm="layer_norm.weight" in state,
+    )
+    return config, state
