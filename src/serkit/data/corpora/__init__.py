@@ -9,14 +9,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from serkit.data.audio import EXTENSIONS
 from serkit.data.manifest import Manifest
-from serkit.errors import InputError
+from serkit.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ def find_corpus(name: str) -> Corpus:
     """Return the corpus called ``name``; raise ``InputError`` with the nearest name otherwise."""
     if name in _corpora():
         return _corpora()[name]
-    near = get_close_matches(name, _corpora(), 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_corpora()))}"
-    raise InputError(f"no corpus named {name!r}: {hint}")
+    raise InputError(f"no corpus named {name!r}{nearest(name, sorted(_corpora()))}")
 
 
 def prepare_corpus(name: str, root: str | Path) -> Manifest:

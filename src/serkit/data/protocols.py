@@ -1,0 +1,285 @@
+"""Protocols: from a manifest to folds whose training and test parts share no speaker, or say how many they share."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serkit.data.manifest import Manifest
+from serkit.data.published import PUBLISHED
+from serkit.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Three disjoint lists of utterance ids, and the proof that they share no group.
+
+    ``groups`` maps every id to its speaker (or session, or corpus: see ``group``). The constructor raises ``InputError``
+    when ids overlap, when the training or test part is empty, or when a group of the test part is also in train or dev,
+    unless the protocol says so with ``declares_shared``. ``shared`` counts those groups; ``dev_shared`` counts groups
+    that train and dev have in common, which happens only when the training part has a single speaker.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    dev: tuple[str, ...]
+    test: tuple[str, ...]
+    groups: Mapping[str, str] = field(repr=False)
+    group: str = "speaker"
+    declares_shared: bool = False
+
+    def __post_init__(self) -> None:
+        count = Counter((*self.train, *self.dev, *self.test))
+        twice = [id for id, n in count.items() if n > 1]
+        if twice:
+            raise InputError(f"fold {self.name}: utterance {twice[0]!r} stands in more than one part ({len(twice)} do)")
+        for part in ("train", "test"):
+            if not getattr(self, part):
+                raise InputError(f"fold {self.name}: the {part} part is empty")
+        both = sorted(self._groups(self.train, self.dev) & self._groups(self.test))
+        if both and not self.declares_shared:
+            raise InputError(
+                f"fold {self.name}: {self.group} {both[0]!r} is in training and test "
+                f"({len(both)} of them are): the numbers would not hold for new {self.group}s"
+            )
+
+    def _groups(self, *parts: Sequence[str]) -> set[str]:
+        return {self.groups[id] for part in parts for id in part}
+
+    @property
+    def shared(self) -> int:
+        """Groups that are in the test part and also in train or dev."""
+        return len(self._groups(self.train, self.dev) & self._groups(self.test))
+
+    @property
+    def dev_shared(self) -> int:
+        """Groups that are in both train and dev."""
+        return len(self._groups(self.train) & self._groups(self.dev))
+
+
+def stamp(folds: Iterable[Fold]) -> str:
+    """Return what every number made with ``folds`` carries: ``speakers shared: N``, the largest over the folds."""
+    folds = list(folds)
+    return f"{folds[0].group}s shared: {max(fold.shared for fold in folds)}"
+
+
+Options = Mapping[str, Any]
+Splitter = Callable[[Manifest, Options], list[Fold]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way to split a manifest: ``create`` returns its folds."""
+
+    name: str
+    summary: str
+    options: tuple[str, ...]
+    split: Splitter = field(repr=False)
+
+    def create(self, manifest: Manifest, **options: Any) -> list[Fold]:
+        """Split ``manifest``; raises ``InputError`` for unknown options and for splits that leak undeclared."""
+        known = (*self.options, "dev", "seed")
+        for key in options:
+            if key not in known:
+                raise InputError(f"protocol {self.name}: no option {key!r}{nearest(key, known)}")
+        return self.split(manifest, {"dev": 0.2, "seed": 0, **options})
+
+
+def create_folds(manifest: Manifest, protocol: str, **options: Any) -> list[Fold]:
+    """Split ``manifest`` by the protocol of this name.
+
+    ``dev`` is the share of training speakers held out for early stopping (0: none), drawn with ``seed``; the test part
+    never depends on either.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"no protocol named {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    return PROTOCOLS[protocol].create(manifest, **options)
+
+
+# Building blocks
+
+
+def group_of(manifest: Manifest, column: str) -> dict[str, str]:
+    """Map ids to their ``column``; speakers and sessions of different corpora differ even when they are named alike."""
+    columns = [column] if column == "corpus" else ["corpus", column]
+    table = manifest.table.select("id", *columns)
+    missing = table.filter(table[column].is_null())["id"].to_list()
+    if missing:
+        raise InputError(f"manifest: utterance {missing[0]!r} has no {column} ({len(missing)} lack it)")
+    if table["id"].is_duplicated().any():
+        raise InputError(f"manifest: the id {table.filter(table['id'].is_duplicated())['id'][0]!r} stands more than once")
+    several = table["corpus"].n_unique() > 1
+    return {
+        row["id"]: f"{row['corpus']}/{row[column]}" if several and column != "corpus" else row[column]
+        for row in table.iter_rows(named=True)
+    }
+
+
+def hold_out_dev(
+    ids: Sequence[str], groups: Mapping[str, str], labels: Mapping[str, str | None], share: float, rng: np.random.Generator
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Divide training ``ids`` into train and dev by group; with a single group, by utterance, stratified by label."""
+    if not 0 <= share < 1:
+        raise InputError(f"protocol: dev is a share in [0, 1), got {share}")
+    if share == 0:
+        return tuple(ids), ()
+    names = sorted({groups[id] for id in ids})
+    if len(names) > 1:
+        count = min(len(names) - 1, max(1, round(share * len(names))))
+        chosen = {names[index] for index in rng.permutation(len(names))[:count]}
+        return tuple(id for id in ids if groups[id] not in chosen), tuple(id for id in ids if groups[id] in chosen)
+    dev: set[str] = set()
+    for label in sorted({str(labels[id]) for id in ids}):
+        same = [id for id in ids if str(labels[id]) == label]
+        dev.update(same[index] for index in rng.permutation(len(same))[: round(share * len(same))])
+    return tuple(id for id in ids if id not in dev), tuple(id for id in ids if id in dev)
+
+
+def _by_test_groups(
+    manifest: Manifest, options: Options, tests: Mapping[str, set[str]], column: str = "speaker", group: str = "speaker"
+) -> list[Fold]:
+    """One fold per entry of ``tests`` (fold name: values of ``column`` that are tested); dev comes from the rest."""
+    cells, groups = group_of(manifest, column), group_of(manifest, group)
+    labels = dict(manifest.table.select("id", "emotion").iter_rows())
+    folds = []
+    for index, (name, tested) in enumerate(tests.items()):
+        test = tuple(id for id in manifest.ids if cells[id] in tested)
+        rest = [id for id in manifest.ids if cells[id] not in tested]
+        rng = np.random.default_rng([options["seed"], index])
+        train, dev = hold_out_dev(rest, groups, labels, options["dev"], rng)
+        folds.append(Fold(name, train, dev, test, groups, group))
+    return folds
+
+
+def _leave_one_out(column: str, group: str) -> Splitter:
+    def split(manifest: Manifest, options: Options) -> list[Fold]:
+        values = sorted(set(group_of(manifest, column).values()))
+        if len(values) < 2:
+            raise InputError(f"protocol leave-one-{column}-out: the manifest has only the {column} {values}")
+        return _by_test_groups(manifest, options, {value: {value} for value in values}, column, group)
+
+    return split
+
+
+def _group_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups, k = group_of(manifest, options.get("group", "speaker")), int(options.get("k", 5))
+    if not 2 <= k <= len(set(groups.values())):
+        raise InputError(f"protocol group-k-fold: k is {k}, but there are {len(set(groups.values()))} groups")
+    # Sorted, so that the folds do not depend on the order of rows.
+    ids = sorted(manifest.ids)
+    labels = {id: str(label) for id, label in manifest.table.select("id", "emotion").iter_rows()}
+    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=options["seed"])
+    cells = [groups[id] for id in ids]
+    tests = {
+        f"fold_{number}": {cells[row] for row in rows}
+        for number, (_, rows) in enumerate(splitter.split(ids, [labels[id] for id in ids], cells), 1)
+    }
+    return _by_test_groups(manifest, options, tests, options.get("group", "speaker"), options.get("group", "speaker"))
+
+
+def _part(manifest: Manifest, options: Options) -> list[Fold]:
+    parts = dict(manifest.table.select("id", "part").iter_rows())
+    groups = group_of(manifest, options.get("group", "speaker"))
+    train, dev, test = (tuple(id for id in manifest.ids if parts[id] == part) for part in ("train", "dev", "test"))
+    if not dev:
+        labels = dict(manifest.table.select("id", "emotion").iter_rows())
+        rng = np.random.default_rng(options["seed"])
+        train, dev = hold_out_dev(train, groups, labels, options["dev"], rng)
+    shared = bool(options.get("declares_shared", False))
+    return [Fold("part", train, dev, test, groups, options.get("group", "speaker"), shared)]
+
+
+def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
+    groups = group_of(manifest, "speaker")
+    lists = {part: {str(name) for name in options.get(part, ())} for part in ("train", "dev_speakers", "test")}
+    present = set(groups.values())
+    for part, names in lists.items():
+        absent = sorted(names - present)
+        if absent:
+            raise InputError(f"protocol speakers: {part} names {absent[0]!r}, who is not in the manifest")
+    if not lists["test"]:
+        raise InputError("protocol speakers: test names no speaker")
+    train_names = lists["train"] or present - lists["test"] - lists["dev_speakers"]
+    train, dev, test = (
+        tuple(id for id in manifest.ids if groups[id] in names)
+        for names in (train_names, lists["dev_speakers"], lists["test"])
+    )
+    if not dev:
+        labels = dict(manifest.table.select("id", "emotion").iter_rows())
+        train, dev = hold_out_dev(train, groups, labels, options["dev"], np.random.default_rng(options["seed"]))
+    return [Fold("speakers", train, dev, test, groups)]
+
+
+def _published(name: str) -> Splitter:
+    def split(manifest: Manifest, options: Options) -> list[Fold]:
+        facts = PUBLISHED[name]
+        if facts.dev is None:
+            tests = {fold: set(speakers) for fold, speakers in facts.tests.items()}
+            return _by_test_groups(_only(manifest, name), options, tests, facts.column)
+        (test,) = facts.tests.values()
+        return _speakers(_only(manifest, name), {**options, "test": test, "dev_speakers": facts.dev, "train": facts.train})
+
+    return split
+
+
+def _only(manifest: Manifest, name: str) -> Manifest:
+    """Check that a published protocol is applied to its own corpus: its speaker names would mean others elsewhere."""
+    corpora = set(manifest.table["corpus"].unique())
+    if corpora != {PUBLISHED[name].corpus}:
+        raise InputError(f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds {sorted(map(str, corpora))}")
+    return manifest
+
+
+def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
+    """Read an EmoBox table (key, ..., fold_1, ...); its folds count the speakers that they share instead of failing."""
+    path = Path(str(options.get("path", "")))
+    if not path.is_file():
+        raise InputError(f"protocol emobox-table: path {str(path)!r} is not a file: give an EmoBox .tsv table")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t")}
+    columns = [name for name in next(iter(rows.values()), {}) if name.startswith("fold_")]
+    if not columns:
+        raise InputError(f"{path}: has no fold_ column")
+    groups = group_of(manifest, "speaker")
+    labels = dict(manifest.table.select("id", "emotion").iter_rows())
+    # EmoBox keys are the corpus, a dash and the file name with every underscore turned into a dash.
+    corpora = dict(manifest.table.select("id", "corpus").iter_rows())
+    row_of = {id: rows.get(id) or rows.get(f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
+    known = [id for id in manifest.ids if row_of[id] is not None]
+    if len(known) < len(rows):
+        raise InputError(f"{path}: lists {len(rows)} utterances, the manifest has {len(known)} of them")
+    folds = []
+    for index, column in enumerate(columns):
+        parts = {id: row_of[id][column] for id in known}
+        train, dev, test = (
+            tuple(id for id in known if parts[id] in names) for names in (("train",), ("valid", "dev"), ("test",))
+        )
+        if not dev:
+            train, dev = hold_out_dev(
+                train, groups, labels, options["dev"], np.random.default_rng([options["seed"], index])
+            )
+        folds.append(Fold(column, train, dev, test, groups, declares_shared=True))
+    return folds
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("leave-one-speaker-out", "one fold per speaker", (), _leave_one_out("speaker", "speaker")),
+        Protocol("leave-one-session-out", "one fold per session", (), _leave_one_out("session", "speaker")),
+        Protocol("leave-one-corpus-out", "one fold per corpus", (), _leave_one_out("corpus", "speaker")),
+        Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group"), _group_k_fold),
+        Protocol("part", "the manifest's part column", ("group", "declares_shared"), _part),
+        Protocol("speakers", "lists of speakers", ("train", "dev_speakers", "test"), _speakers),
+        Protocol("emobox-table", "an EmoBox table with fold_ columns, by path", ("path",), _emobox_table),
+        *(Protocol(name, facts.summary, (), _published(name)) for name, facts in PUBLISHED.items()),
+    )
+}

@@ -1,0 +1,165 @@
+"""Scores of classifications and affect ratings: fractions in [0, 1] (CCC in [-1, 1]), classes explicit and ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serkit.errors import InputError
+
+Floats = NDArray[np.float64]
+
+
+def encode(labels: ArrayLike, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the position of every label among ``classes``: (n,) integers; raises ``InputError`` for another label."""
+    index = {name: position for position, name in enumerate(classes)}
+    if len(index) != len(classes) or not index:
+        raise InputError(f"classes must be different and at least one, got {list(classes)}")
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise InputError(f"labels must be one-dimensional, got shape {array.shape}")
+    if array.dtype == object:
+        array = array.astype(str)
+    values, inverse = np.unique(array, return_inverse=True)
+    unknown = [value for value in values.tolist() if value not in index]
+    if unknown:
+        raise InputError(f"label {unknown[0]!r} is not among the classes ({', '.join(map(str, classes))})")
+    return np.array([index[value] for value in values.tolist()], dtype=np.int64)[inverse]
+
+
+def confusion(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Count utterances by true class (rows) and predicted class (columns).
+
+    ``truth`` and ``prediction`` hold n labels each; the result is (C, C) in the order of ``classes``. Raises
+    ``InputError`` for no labels, different lengths or a label that is not among the classes.
+
+    >>> confusion(["happy", "sad", "sad"], ["happy", "sad", "happy"], ["happy", "sad"]).tolist()
+    [[1, 0], [1, 1]]
+    """
+    true, predicted = encode(truth, classes), encode(prediction, classes)
+    if len(true) != len(predicted):
+        raise InputError(f"truth has {len(true)} labels and prediction has {len(predicted)}: they must be pairs")
+    if not len(true):
+        raise InputError("truth and prediction are empty: there is nothing to judge")
+    size = len(classes)
+    return np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
+
+
+def recalls(matrix: ArrayLike) -> Floats:
+    """Return the recall of every class of confusions (..., C, C): (..., C), NaN where the class has no utterance."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    return _ratio(_hits(matrix), matrix.sum(axis=-1))
+
+
+def precisions(matrix: ArrayLike) -> Floats:
+    """Return the precision of every class of confusions (..., C, C): (..., C), NaN where it is never predicted."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    return _ratio(_hits(matrix), matrix.sum(axis=-2))
+
+
+def _hits(matrix: Floats) -> Floats:
+    return np.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _ratio(top: Floats, bottom: Floats, otherwise: float = np.nan) -> Floats:
+    return np.divide(top, bottom, out=np.full(np.shape(bottom), otherwise), where=bottom > 0)
+
+
+def _uar(matrix: Floats) -> Floats:
+    recall = recalls(matrix)
+    occurs = ~np.isnan(recall)
+    return _ratio(np.where(occurs, recall, 0.0).sum(axis=-1), occurs.sum(axis=-1))
+
+
+def _accuracy(matrix: Floats) -> Floats:
+    return _ratio(_hits(matrix).sum(axis=-1), matrix.sum(axis=(-2, -1)))
+
+
+def _f1(matrix: Floats) -> Floats:
+    return _ratio(2 * _hits(matrix), matrix.sum(axis=-1) + matrix.sum(axis=-2), otherwise=0.0)
+
+
+def _f1_macro(matrix: Floats) -> Floats:
+    return np.where(matrix.sum(axis=(-2, -1)) > 0, _f1(matrix).mean(axis=-1), np.nan)
+
+
+def _f1_weighted(matrix: Floats) -> Floats:
+    support = matrix.sum(axis=-1)
+    return _ratio((_f1(matrix) * support).sum(axis=-1), support.sum(axis=-1))
+
+
+FROM_CONFUSION: dict[str, Callable[[Floats], Floats]] = {
+    "uar": _uar,
+    "accuracy": _accuracy,
+    "f1_macro": _f1_macro,
+    "f1_weighted": _f1_weighted,
+}
+"""The metrics as functions of confusions (..., C, C) of floats: (...), NaN for a confusion without utterances."""
+
+
+def _score(name: str, truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    return float(FROM_CONFUSION[name](confusion(truth, prediction, classes).astype(np.float64)))
+
+
+def recall_per_class(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the recall of every class, in [0, 1]; None for a class that does not occur in ``truth``.
+
+    Raises ``InputError`` as :func:`confusion` does.
+    """
+    values = recalls(confusion(truth, prediction, classes)).tolist()
+    return {name: None if np.isnan(value) else value for name, value in zip(classes, values, strict=True)}
+
+
+def uar(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the unweighted average recall ("UA"): the mean recall over the classes that occur in ``truth``.
+
+    In [0, 1]; chance is 1 / C. Raises ``InputError`` as :func:`confusion` does. Schuller et al., INTERSPEECH 2009.
+
+    >>> uar(["happy", "sad", "sad"], ["happy", "sad", "happy"], ["happy", "sad"])
+    0.75
+    """
+    return _score("uar", truth, prediction, classes)
+
+
+def accuracy(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the fraction of utterances that are right ("WA", weighted accuracy), in [0, 1]."""
+    return _score("accuracy", truth, prediction, classes)
+
+
+def f1_macro(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the unweighted mean of the F1 of all ``classes``, in [0, 1].
+
+    A class that neither occurs nor is predicted counts as 0, as in scikit-learn when ``labels`` are given: leave it out
+    of ``classes`` to leave it out of the mean.
+    """
+    return _score("f1_macro", truth, prediction, classes)
+
+
+def f1_weighted(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the mean F1 of the classes weighted by their utterances in ``truth``, in [0, 1]."""
+    return _score("f1_weighted", truth, prediction, classes)
+
+
+def ccc(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Return the concordance correlation coefficient of two (n,) series, in [-1, 1].
+
+    Population variances: 2 cov / (var + var + squared difference of means). It is 0 when either series is constant,
+    also when both are the same constant: agreement beyond chance cannot be seen there. Raises ``InputError`` for empty,
+    mismatched or non-finite input. Lin, Biometrics 45 (1989).
+
+    >>> round(ccc([0.0, 0.5, 1.0], [0.0, 0.5, 1.0]), 6)
+    1.0
+    """
+    true, predicted = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise InputError(f"truth has shape {true.shape} and prediction {predicted.shape}: they must be equal and (n,)")
+    if not len(true):
+        raise InputError("truth and prediction are empty: there is nothing to judge")
+    if not (np.isfinite(true).all() and np.isfinite(predicted).all()):
+        raise InputError("truth or prediction holds a value that is not finite")
+    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
+        return 0.0
+    covariance = np.mean((true - true.mean()) * (predicted - predicted.mean()))
+    return float(2 * covariance / (true.var() + predicted.var() + (true.mean() - predicted.mean()) ** 2))

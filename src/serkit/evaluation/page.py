@@ -1,0 +1,83 @@
+"""The report as one HTML page that needs nothing else: style and figures are inside, there is no script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serkit.errors import missing_extra
+from serkit.evaluation.report import EXPRESSED, shared_speakers
+
+LABELS = {
+    "uar": ("UAR", "unweighted average recall: the mean recall of the classes"),
+    "accuracy": ("Accuracy", "fraction of utterances that are right"),
+    "f1_macro": ("F1, macro", "mean F1 of the classes"),
+    "f1_weighted": ("F1, weighted", "mean F1 weighted by utterances"),
+}
+
+
+def render_page(report: Mapping[str, Any]) -> str:
+    """Return ``report`` (of :func:`~serkit.evaluation.report.create_report`) as self-contained HTML, names escaped."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        from serkit.evaluation import plots
+    except ImportError as error:
+        raise missing_extra(error.name or "jinja2", "train") from error
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(num=_number, span=_interval, words=_words)
+    groups = report["groups"]
+    drawn = {
+        "confusion": plots.draw_confusion(report["confusion"]),
+        "reliability": plots.draw_reliability(report["calibration"]),
+        "speakers": plots.draw_speakers(groups["speaker"], report["metrics"]["uar"]["value"]),
+        "gender": plots.draw_groups(groups["gender"], report["confusion"]["classes"]),
+    }
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        figures={name: _inline(svg) for name, svg in drawn.items()},
+        labels=LABELS,
+        expressed=EXPRESSED,
+        shared=shared_speakers(report["stamp"]),
+        title=_title(report),
+    )
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    recipe = report["provenance"].get("recipe")
+    name = recipe.get("name") if isinstance(recipe, Mapping) else recipe
+    return str(name) if name else "Speech emotion recognition"
+
+
+def _inline(svg: str) -> Any:
+    """Mark our own SVG as safe, without the namespaces that HTML does not need; the page's caption describes it."""
+    from markupsafe import Markup
+
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", head)
+    return Markup(f'{head} aria-hidden="true" focusable="false">{rest}')
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(made: Mapping[str, Any]) -> str:
+    return "–" if made["low"] is None else f"{made['low']:.3f} to {made['high']:.3f}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_words(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return "–" if value is None else str(value)

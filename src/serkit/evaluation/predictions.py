@@ -1,0 +1,94 @@
+"""The predictions table, the only input of evaluation: one row for each utterance, fold and seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from serkit.errors import InputError
+
+COLUMNS = ("id", "fold", "seed", "part", "truth", "prediction", "speaker", "gender", "corpus")
+"""Required besides ``p_<class>`` for every class, in class order; speaker, gender and corpus may be null."""
+
+TOLERANCE = 1e-3
+
+
+def read_predictions(path: str | Path) -> pl.DataFrame:
+    """Read a predictions table from Parquet; raises ``InputError`` naming the file. :func:`judged_rows` checks it."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such predictions table: train first, or name the folder of a finished run")
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def classes_of(table: pl.DataFrame) -> tuple[str, ...]:
+    """Return the classes, in order, that the columns ``p_<class>`` name."""
+    return tuple(name.removeprefix("p_") for name in table.columns if name.startswith("p_"))
+
+
+def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows whose part is ``test``, checked, sorted by id and seed.
+
+    Raises ``InputError`` naming the column or the utterance: missing columns, fewer than two classes, no test rows,
+    nulls, an utterance twice for one seed, labels that are not classes, probabilities that are NaN, negative or sum
+    to other than 1. Dev rows may repeat from fold to fold and are not looked at.
+    """
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(f"predictions: has no column {missing[0]!r} (needed: {', '.join(COLUMNS)} and p_<class>)")
+    classes = classes_of(table)
+    if len(classes) < 2:
+        raise InputError("predictions: needs a column p_<class> for each of two or more classes")
+    text = ("id", "fold", "part", "truth", "prediction", "speaker", "gender", "corpus")
+    try:
+        numbers = pl.col([f"p_{name}" for name in classes]).cast(pl.Float64)
+        table = table.with_columns(pl.col(text).cast(pl.String), numbers)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"predictions: a column has the wrong type: {str(error).splitlines()[0]}") from error
+    rows = table.filter(pl.col("part") == "test").sort("id", "seed", "fold")
+    if not rows.height:
+        parts = ", ".join(sorted(map(str, table["part"].unique()))) or "none"
+        raise InputError(f"predictions: no row has the part 'test', so there is nothing to judge (parts: {parts})")
+    _check_labels(rows, classes)
+    _check_probabilities(rows, classes)
+    return rows
+
+
+def probabilities_of(rows: pl.DataFrame) -> np.ndarray:
+    """Return the columns ``p_<class>`` as (n, C)."""
+    return rows.select(f"p_{name}" for name in classes_of(rows)).to_numpy()
+
+
+def _check_labels(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:
+    for name in ("id", "fold", "seed", "truth", "prediction"):
+        if rows[name].null_count():
+            where = rows.filter(pl.col(name).is_null())["id"][0]
+            raise InputError(f"predictions: utterance {where!r} has no {name}")
+    twice = rows.filter(pl.struct("id", "seed").is_duplicated())
+    if twice.height:
+        id, seed = twice.select("id", "seed").row(0)
+        raise InputError(f"predictions: utterance {id!r} stands more than once in part 'test' for seed {seed}")
+    for name in ("truth", "prediction"):
+        strange = rows.filter(~pl.col(name).is_in(classes))
+        if strange.height:
+            id, label = strange.select("id", name).row(0)
+            raise InputError(f"predictions: {name} {label!r} of utterance {id!r} is not a class ({', '.join(classes)})")
+
+
+def _check_probabilities(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:
+    values = probabilities_of(rows)
+    checks = (
+        (~np.isfinite(values).all(axis=1), "has a probability that is NaN or infinite"),
+        ((values < 0).any(axis=1), "has a negative probability"),
+        (np.abs(values.sum(axis=1) - 1) > TOLERANCE, "has probabilities that do not sum to 1"),
+    )
+    for wrong, message in checks:
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, values[first], strict=True))
+            raise InputError(f"predictions: utterance {rows['id'][first]!r} {message} ({shown})")

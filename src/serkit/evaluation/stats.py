@@ -1,0 +1,219 @@
+"""How far a figure can be trusted: bootstrap intervals clustered by speaker, and the spread over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from serkit.errors import InputError
+from serkit.evaluation.metrics import FROM_CONFUSION, encode
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+Floats = NDArray[np.float64]
+Metric = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with what is needed to trust it.
+
+    ``value`` is the mean over seeds and ``low``, ``high`` its 95 % interval; ``n`` counts utterances, not utterances
+    times seeds. What is unknown is None, never NaN, and ``reason`` then says why.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    sd_over_seeds: float | None = None
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON; ``reason`` only where there is one."""
+        fields = asdict(self)
+        return fields if self.reason else {name: value for name, value in fields.items() if name != "reason"}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums of additive statistics, such as confusions, for every unit that is resampled and every seed.
+
+    ``sums`` is (U, S, ...): units, seeds, then the statistic's own axes; ``repeats`` (U,) says how many units have
+    exactly these sums. ``n`` counts utterances, ``speakers`` the known speakers; ``clustered`` is False where whole
+    speakers cannot be resampled and utterances are. ``units`` describes them in words.
+    """
+
+    sums: Floats
+    repeats: NDArray[np.int64]
+    n: int
+    speakers: int
+    clustered: bool
+    units: str
+
+    @property
+    def total(self) -> Floats:
+        """The statistic of every seed over all units: (S, ...)."""
+        return np.tensordot(self.repeats.astype(np.float64), self.sums, axes=1)
+
+    def resample(self, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+        """Draw units with replacement, the same for all seeds, and return their sums: (R, S, ...)."""
+        generator = np.random.default_rng(seed)
+        count = int(self.repeats.sum())
+        flat = self.sums.reshape(len(self.sums), -1)
+        block = max(1, 4_000_000 // len(flat))
+        drawn = [
+            generator.multinomial(count, self.repeats / count, size=min(block, resamples - start)) @ flat
+            for start in range(0, resamples, block)
+        ]
+        return np.concatenate(drawn).reshape(resamples, *self.sums.shape[1:])
+
+
+def tally(
+    statistics: Floats | sparse.csr_array,
+    ids: Sequence[str],
+    speakers: Sequence[str | None],
+    seeds: Sequence[Any],
+    shape: tuple[int, ...],
+) -> Tally:
+    """Sum rows of additive statistics by speaker and seed.
+
+    ``statistics`` is (n, M), dense or sparse, a row for each utterance and seed; ``shape`` is what M unfolds to. An
+    utterance whose speaker is None is a unit of its own; with one speaker and nothing else every utterance is.
+    """
+    rows = statistics.shape[0]
+    if not rows or not rows == len(ids) == len(speakers) == len(seeds):
+        raise InputError(f"got {rows} rows, {len(ids)} ids, {len(speakers)} speakers and {len(seeds)} seeds")
+    units, known, clustered, text = _units(ids, speakers)
+    _, unit = np.unique(units, return_inverse=True)
+    values, seed = np.unique(np.asarray(seeds), return_inverse=True)
+    groups = (unit.max() + 1) * len(values)
+    member = sparse.csr_array((np.ones(rows), (unit * len(values) + seed, np.arange(rows))), shape=(groups, rows))
+    sums = member @ statistics
+    dense = sums.toarray() if sparse.issparse(sums) else np.asarray(sums)
+    # Equal units are drawn as one with a weight: thousands of single utterances become a few dozen patterns.
+    patterns, repeats = np.unique(dense.reshape(unit.max() + 1, -1), axis=0, return_counts=True)
+    return Tally(patterns.reshape(-1, len(values), *shape), repeats, len(set(ids)), known, clustered, text)
+
+
+def _units(ids: Sequence[str], speakers: Sequence[str | None]) -> tuple[list[str], int, bool, str]:
+    known = {speaker for speaker in speakers if speaker is not None}
+    lost = len({id for id, speaker in zip(ids, speakers, strict=True) if speaker is None})
+    if len(known) + lost < 2 or not known:
+        why = "one speaker" if known else "speakers unknown"
+        count = len(set(ids))
+        text = f"{count} utterance{'s' * (count != 1)} ({why}: taken as independent, so the interval is too narrow)"
+        return list(ids), len(known), False, text
+    units = [f"s{speaker}" if speaker is not None else f"u{id}" for id, speaker in zip(ids, speakers, strict=True)]
+    text = f"{len(known)} speaker{'s' * (len(known) != 1)}"
+    text += f" and {lost} utterance{'s' * (lost != 1)} without one" if lost else ""
+    return units, len(known), True, text
+
+
+def tally_confusions(
+    truth: ArrayLike,
+    prediction: ArrayLike,
+    classes: Sequence[str],
+    ids: Sequence[str],
+    speakers: Sequence[str | None],
+    seeds: Sequence[Any],
+) -> Tally:
+    """Sum confusions (rows = truth) by speaker and seed: a :class:`Tally` of (C, C), from n rows each."""
+    true, predicted = encode(truth, classes), encode(prediction, classes)
+    if len(true) != len(predicted):
+        raise InputError(f"truth has {len(true)} labels and prediction has {len(predicted)}: they must be pairs")
+    size, rows = len(classes), np.arange(len(true))
+    cells = sparse.csr_array((np.ones(len(true)), (rows, true * size + predicted)), shape=(len(true), size * size))
+    return tally(cells, ids, speakers, seeds, (size, size))
+
+
+def over_seeds(values: ArrayLike) -> tuple[float | None, float | None]:
+    """Return the mean of one value a seed and their sample (ddof 1) standard deviation; None where undefined."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    if not len(array):
+        return None, None
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def figures(
+    of: Tally,
+    metric: Metric,
+    n: Sequence[int],
+    draws: Floats | None,
+    prefix: str = "",
+) -> list[Figure]:
+    """Return a figure for each of the M values that ``metric`` makes of sums (..., *shape): (..., M).
+
+    ``n`` are the M counts of utterances. ``draws`` comes from :meth:`Tally.resample`; None leaves the intervals out.
+    Values are means over seeds; intervals are percentiles of the means over seeds, the same units drawn for each seed
+    (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). Resamples in which the value is undefined are
+    left out and counted in ``method``.
+    """
+    points = metric(of.total)
+    replicates = None if draws is None else _mean_over(metric(draws), axis=1)
+    result = []
+    for column, count in enumerate(n):
+        value, sd = over_seeds(points[:, column])
+        if value is None:
+            result.append(Figure(None, None, None, count, f"{prefix}not computed", reason="no utterance to judge"))
+        elif replicates is None:
+            method = f"{prefix}no interval"
+            result.append(Figure(value, None, None, count, method, sd, reason="fewer than two speakers to resample"))
+        else:
+            drawn = replicates[:, column]
+            drawn = drawn[~np.isnan(drawn)]
+            tail = 50 * (1 - CONFIDENCE)
+            low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
+            method = f"{prefix}percentile bootstrap over {of.units}, {len(replicates)} resamples"
+            method += f", jointly over {len(points)} seeds" if len(points) > 1 else ""
+            undefined = len(replicates) - len(drawn)
+            method += f" ({undefined} undefined and left out)" if undefined else ""
+            result.append(Figure(value, float(low), float(high), count, method, sd))
+    return result
+
+
+def _mean_over(values: Floats, axis: int) -> Floats:
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def one(metric: Metric) -> Metric:
+    """Turn a metric with results (...) into one with results (..., 1), as :func:`figures` takes."""
+    return lambda sums: np.asarray(metric(sums))[..., None]
+
+
+def bootstrap(
+    truth: ArrayLike,
+    prediction: ArrayLike,
+    classes: Sequence[str],
+    speakers: Sequence[str | None],
+    ids: Sequence[str] | None = None,
+    seeds: Sequence[Any] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Return uar, accuracy, f1_macro and f1_weighted with 95 % percentile bootstrap intervals clustered by speaker.
+
+    All sequences have n entries, one for each utterance and training seed. ``ids`` name the utterances (default: all
+    different), ``seeds`` the training seeds (default: one); ``seed`` starts the random generator: the same input in any
+    row order gives the same result. With one speaker, utterances are resampled and ``method`` says so.
+
+    >>> made = bootstrap(["happy", "sad"] * 4, ["happy", "sad", "sad", "sad"] * 2, ["happy", "sad"], list("aabbccdd"))
+    >>> made["uar"].value, made["uar"].method
+    (0.75, 'percentile bootstrap over 4 speakers, 2000 resamples')
+    """
+    rows = len(speakers)
+    ids = [str(row) for row in range(rows)] if ids is None else ids
+    of = tally_confusions(truth, prediction, classes, ids, speakers, [0] * rows if seeds is None else seeds)
+    draws = of.resample(resamples, seed)
+    return {name: figures(of, one(metric), [of.n], draws)[0] for name, metric in FROM_CONFUSION.items()}
