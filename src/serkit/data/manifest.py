@@ -73,6 +73,9 @@ class Manifest:
     def from_rows(cls, rows: Iterable[dict[str, Any]]) -> Manifest:
         """Build a manifest from dictionaries; keys that a row lacks are null."""
         rows = list(rows)
+        wrong = [row["votes"] for row in rows if not isinstance(row.get("votes"), list | tuple | None)]
+        if wrong:  # Polars would make it null
+            raise InputError(f"manifest: votes is {wrong[0]!r}, not a list of labels")
         known = {name: dtype for name, dtype in SCHEMA.items() if any(name in row for row in rows)}
         if not rows:
             return cls(pl.DataFrame(schema=SCHEMA))
@@ -136,7 +139,8 @@ class Manifest:
         """Return the utterances with these ids, in the order of ``ids``."""
         order = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String})
         table = order.join(self.table, on="id", how="left", maintain_order="left")
-        lost = table.filter(pl.col("audio").is_null())["id"].to_list()
+        known = set(self.ids)
+        lost = [id for id in order["id"] if id not in known]
         if lost:
             raise InputError(f"manifest: has no utterance {lost[0]!r}" + (f" (and {len(lost) - 1} more)" if lost[1:] else ""))
         return Manifest(table)
@@ -163,7 +167,7 @@ class Manifest:
             for column in ("emotion", "speaker", "session", "gender", "language", "part", "corpus")
             if self.table[column].null_count() < len(self)
         }
-        speakers = self.table.select(pl.struct("corpus", "speaker").n_unique()).item() if len(self) else 0
+        speakers = self.table.filter(pl.col("speaker").is_not_null()).n_unique(["corpus", "speaker"])
         return {
             "utterances": len(self),
             "hours": sum(known) / 3600,
@@ -209,17 +213,17 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return a short hash of every row and column, with file names in place of paths: it names the data of a run."""
-        rows = self.table.with_columns(pl.col("audio").str.extract(r"([^/\\]+)$", 1)).sort("id")
-        digest = hashlib.blake2b(digest_size=8)
-        for row in rows.select(sorted(rows.columns)).iter_rows(named=True):
-            digest.update(json.dumps(row, sort_keys=True, default=str, ensure_ascii=False).encode())
-        return digest.hexdigest()
+        rows = self.table.with_columns(pl.col("audio").str.extract(r"([^/\\]+)$", 1)).iter_rows(named=True)
+        lines = sorted(json.dumps(row, sort_keys=True, default=str, ensure_ascii=False) for row in rows)
+        return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
 
 
 def _check_audio(row: dict[str, Any], decode: bool, report: Callable[[str, str], None]) -> None:
     from serkit.data.audio import is_silent
 
     start, end = row["start"] or 0.0, row["end"]
+    if row["audio"] is None:
+        return report("missing-file", "has no audio")
     if not Path(row["audio"]).exists():
         return report("missing-file", f"{row['audio']}: no such file")
     if start < 0 or (end is not None and end <= start):
@@ -238,6 +242,8 @@ def _check_audio(row: dict[str, Any], decode: bool, report: Callable[[str, str],
 def _seconds(row: dict[str, Any]) -> float | None:
     if row["end"] is not None:
         return row["end"] - (row["start"] or 0.0)
+    if row["audio"] is None:
+        return None
     try:
         seconds = read_info(row["audio"]).seconds
     except AudioError:
@@ -245,9 +251,11 @@ def _seconds(row: dict[str, Any]) -> float | None:
     return None if seconds is None else seconds - (row["start"] or 0.0)
 
 
-def _relative(name: str, root: Path) -> str:
-    path = Path(name)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else name
+def _relative(name: str | None, root: Path) -> str | None:
+    if name is None:
+        return None
+    path = Path(os.path.abspath(name))
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _with_votes_as_text(table: pl.DataFrame) -> pl.DataFrame:
@@ -259,7 +267,7 @@ def _read_table(separator: str) -> Callable[[Path], Manifest]:
         # Ids and speakers such as 01 are names, not numbers: everything is read as text and cast by the schema.
         table = pl.read_csv(path, separator=separator, infer_schema=False)
         if "votes" in table.columns:
-            table = table.with_columns(pl.col("votes").str.split(";"))
+            table = table.with_columns(pl.col("votes").str.split(";").list.filter(pl.element() != ""))
         return Manifest(table)
 
     return read
@@ -274,6 +282,8 @@ def _read_jsonl(path: Path) -> Manifest:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"line {number} is not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"line {number} is not a JSON object")
         rows.append(_from_emobox(row) if "key" in row and "wav" in row else row)
     return Manifest.from_rows(rows)
 
@@ -309,12 +319,12 @@ def _read_scp(path: Path) -> Manifest:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
-        id, _, audio = line.strip().partition(" ")
-        if not audio.strip():
-            raise InputError(f"line {number}: expected 'id path', got {line.strip()!r}")
-        if audio.strip().endswith("|"):
+        id, *audio = line.strip().split(maxsplit=1)
+        if not audio:
+            raise InputError(f"line {number}: expected 'id path', got {id!r}")
+        if audio[0].endswith("|"):
             raise InputError(f"line {number}: pipes are not run: convert {id!r} to a file first")
-        rows.append({"id": id, "audio": audio.strip()})
+        rows.append({"id": id, "audio": audio[0]})
     return Manifest.from_rows(rows)
 
 

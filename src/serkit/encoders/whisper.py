@@ -6,7 +6,7 @@ Own module, equal to the reference implementation, with three differences that m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, frame_mask, register
+from serkit.encoders.weights import load_weights
+from serkit.errors import InputError
 
 N_FFT, HOP = 400, 160
 
@@ -181,3 +183,30 @@ def convert_state(state: dict[str, Tensor]) -> tuple[WhisperConfig, dict[str, Te
         final_norm="layer_norm.weight" in state,
     )
     return config, state
+
+
+def create(weights: str = "whisper-base-3blocks", blocks: int | None = None) -> WhisperEncoder:
+    """Load a Whisper encoder from ``weights`` (see :func:`serkit.encoders.weights.load_weights`), cut after ``blocks``.
+
+    The packaged weights are the convolutions and the first three blocks of OpenAI's multilingual ``base`` model.
+    """
+    state, _ = load_weights(weights)
+    config, state = convert_state(state)
+    if blocks is not None and blocks < config.blocks:
+        config = replace(config, blocks=blocks, final_norm=False)
+        kept = tuple(f"layers.{block}." for block in range(blocks))
+        state = {k: v for k, v in state.items() if k.startswith(kept) or not k.startswith(("layers.", "layer_norm."))}
+    encoder = WhisperEncoder("whisper", config)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{weights}: does not fit a Whisper encoder: {' '.join(str(error).split())}") from error
+    return encoder.eval()
+
+
+def create_tiny() -> WhisperEncoder:
+    """Return a small encoder with random weights, for tests."""
+    return WhisperEncoder("whisper", WhisperConfig(mels=20, dim=32, heads=4, blocks=2, ffn=48, positions=200)).eval()
+
+
+register(EncoderEntry("whisper", "Whisper's encoder; packaged: base, first 3 of 6 blocks", create, create_tiny))

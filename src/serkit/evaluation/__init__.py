@@ -1,1 +1,1 @@
-"""Predictions become judgement: metrics, intervals, calibration, reports. Nothing here needs PyTorch or sees a model."""
+"""Predictions become judgement: metrics, intervals, calibration, reports. Nothing here needs PyTorch or a model."""

@@ -36,14 +36,13 @@ def draw_confusion(confusion: Numbers) -> str:
             rate, count = rates[row, column], int(counts[row, column])
             axes.add_patch(
                 matplotlib.patches.Rectangle(
-                    (column - 0.48, row - 0.48), 0.96, 0.96, facecolor=PALETTE[0], alpha=0.06 + 0.94 * rate, linewidth=0
+                    (column - 0.48, row - 0.48), 0.96, 0.96, facecolor=PALETTE[0], alpha=0.05 + 0.8 * rate, linewidth=0
                 )
             )
-            ink = "#ffffff" if rate > 0.55 else INK
             shown = f"{rate:.2f}" if support[row, 0] else "–"
             weight = "bold" if row == column else "normal"
-            axes.text(column, row - 0.1, shown, ha="center", va="center", fontsize=9, color=ink, weight=weight)
-            axes.text(column, row + 0.26, f"{count}", ha="center", va="center", fontsize=6.5, color=ink, alpha=0.85)
+            axes.text(column, row - 0.1, shown, ha="center", va="center", fontsize=9, color=INK, weight=weight)
+            axes.text(column, row + 0.26, f"{count}", ha="center", va="center", fontsize=6.5, color=INK, alpha=0.85)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="prediction", ylabel="truth")
     axes.set_xticks(range(size), classes, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), classes)
@@ -56,12 +55,16 @@ def draw_reliability(calibration: Numbers) -> str:
     """Draw accuracy against top probability for the bins that hold utterances, their share below, and the ECE."""
     bins = [made for made in calibration["bins"] if made["n"]]
     total = sum(made["n"] for made in bins)
-    figure = _figure(5.2, 4.6)
+    figure = _figure(4.8, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     upper.plot([0, 1], [0, 1], color=INK, alpha=0.45, linestyle="--", linewidth=1)
-    upper.text(0.03, 0.93, f"ECE {calibration['ece']['value']:.3f}", color=INK, fontsize=11, weight="bold")
+    upper.text(0.97, 0.05, f"ECE {calibration['ece']['value']:.3f}", color=INK, fontsize=11, weight="bold", ha="right")
     confidences = [made["confidence"] for made in bins]
-    upper.plot(confidences, [made["accuracy"] for made in bins], color=PALETTE[0], marker="o", markersize=5)
+    accuracies = [made["accuracy"] for made in bins]
+    # A bin of two utterances says little: the area of a dot is its share.
+    areas = [8 + 400 * made["n"] / total for made in bins]
+    upper.plot(confidences, accuracies, color=PALETTE[0], alpha=0.4)
+    upper.scatter(confidences, accuracies, s=areas, color=PALETTE[0], zorder=3, clip_on=False, linewidths=0)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     lower.bar(
         [(made["low"] + made["high"]) / 2 for made in bins],
@@ -84,7 +87,7 @@ def draw_speakers(speakers: Mapping[str, Numbers], pooled: float | None) -> str:
     half = MOST_SPEAKERS // 2
     left_out = max(0, len(ranked) - MOST_SPEAKERS)
     shown = ranked[:half] + ranked[-half:] if left_out else ranked
-    figure, axes = _panel(5.9, 0.2 * len(shown) + 1.0)
+    figure, axes = _panel(4.8, 0.19 * len(shown) + 1.0)
     places = np.arange(len(shown))
     values = [value for value, _, _ in shown]
     axes.hlines(places, 0, values, color=PALETTE[0], alpha=0.35, linewidth=1)
@@ -104,7 +107,7 @@ def draw_speakers(speakers: Mapping[str, Numbers], pooled: float | None) -> str:
 def draw_groups(groups: Mapping[str, Numbers], classes: Sequence[str]) -> str:
     """Draw UAR and the recall of every class as bars for each group, such as gender, with 95 % intervals."""
     labels = ["UAR", *classes]
-    figure, axes = _panel(5.9, 0.3 * len(labels) * max(1, len(groups)) * 0.75 + 1.0)
+    figure, axes = _panel(4.8, 0.3 * len(labels) * max(1, len(groups)) * 0.75 + 1.0)
     height = 0.8 / max(1, len(groups))
     for place, made in enumerate(groups.values()):
         for row, figures in enumerate([made["uar"], *(made["recall"][label] for label in classes)]):
@@ -143,7 +146,7 @@ def _panel(width: float, height: float) -> tuple[Figure, Any]:
 
 def _ink(axes: Any) -> None:
     axes.patch.set_alpha(0)
-    axes.tick_params(colors=INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=8.5)
     axes.spines[:].set_color(INK)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
@@ -162,7 +165,7 @@ def _short(name: str, most: int = 28) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an ``<svg>`` element: ids start with ``name``, no metadata, no fixed size, the page's font."""
+    """Return the figure as an ``<svg>`` element: ids start with ``name``, no metadata or size, the page's font."""
     options = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}
     buffer = io.StringIO()
     with matplotlib.rc_context(options):

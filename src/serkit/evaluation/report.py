@@ -48,7 +48,7 @@ def create_report(
     ``provenance`` says where it comes from (``recipe, protocol, stamp, encoder, ...``). Scores are fractions in [0, 1].
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
     utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. A figure that does
-    not exist is null, with its ``reason``. Raises ``InputError`` naming the column or utterance when the table is unsound.
+    not exist is null, with its ``reason``. Raises ``InputError`` naming the column or utterance that is unsound.
     """
     rows = judged_rows(table)
     classes = classes_of(rows)

@@ -1,0 +1,30 @@
+"""Waveforms to frames. An encoder is a module of this package that registers itself; being there is enough."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from serkit.encoders.base import ENCODERS, Encoder, EncoderEntry, FrameFeatures
+from serkit.errors import InputError, nearest
+
+__all__ = ["Encoder", "EncoderEntry", "FrameFeatures", "create_encoder", "list_encoders"]
+
+
+def list_encoders() -> list[EncoderEntry]:
+    """Return every registered encoder, by name."""
+    for leaf in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{leaf.name}")
+    return [entry for _, entry in sorted(ENCODERS.items())]
+
+
+def create_encoder(name: str, **options: Any) -> Encoder:
+    """Build the encoder called ``name`` with its own ``options`` (for Whisper: ``weights`` and ``blocks``)."""
+    entries = {entry.name: entry for entry in list_encoders()}
+    if name not in entries:
+        raise InputError(f"no encoder named {name!r}{nearest(name, entries)}")
+    try:
+        return entries[name].create(**options)
+    except TypeError as error:
+        raise InputError(f"encoder {name}: {error}") from error
