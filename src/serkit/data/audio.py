@@ -3,12 +3,15 @@
 libsndfile reads wav, flac, ogg, opus and mp3; PyAV reads what it cannot (m4a, mp4, webm and other containers). Channels
 are averaged; soxr resamples. A lossless recording gives the same samples whichever container it is in.
 
-What happens to bad input: an empty, unreadable or non-finite recording, a FLAC, Ogg or MP3 file that ends early, and a
-span outside the file raise :class:`~serkit.errors.AudioError`. A WAV file that ends early gives the samples it has.
+What happens to bad input: an empty, unreadable or non-finite recording, a FLAC, MP3 or MP4 file that ends early, and a
+span outside the file raise :class:`~serkit.errors.AudioError`. A WAV, Ogg, WebM or Matroska file that ends early gives
+the samples it has: Ogg has no header that tells how long it should be, and recorders often leave that of the others
+empty.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +40,7 @@ BLOCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header says: ``seconds`` (None when the container does not tell), ``sampling_rate`` in Hz, ``channels``."""
+    """What the header says: ``seconds`` (None when it does not tell), ``sampling_rate`` in Hz and ``channels``."""
 
     seconds: float | None
     sampling_rate: int
@@ -53,6 +56,7 @@ def read_info(source: Source) -> AudioInfo:
     except soundfile.LibsndfileError:
         with _open_av(source) as container:
             stream = container.streams.audio[0]
+            seconds: float | None
             if stream.duration is not None and stream.time_base is not None:
                 seconds = float(stream.duration * stream.time_base)
             else:
@@ -64,7 +68,8 @@ def read_audio(source: Source, start: float | None = None, end: float | None = N
     """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at 16 kHz.
 
     Only the span is decoded. Raises :class:`~serkit.errors.AudioError` naming the file when it cannot be decoded, is
-    empty, ends before its header says, holds non-finite samples, or does not contain the span.
+    empty, ends before its header says (in formats whose header does), holds non-finite samples, or does not contain
+    the span.
 
     >>> read_audio("clip.flac", start=1.0, end=2.5).shape  # doctest: +SKIP
     (24000,)
@@ -77,7 +82,7 @@ def stream_audio(source: Source, start: float | None = None, end: float | None =
     """Yield the same samples as :func:`read_audio` in blocks of about ten seconds, so memory stays bounded."""
     _check_source(source)
     name = source_name(source)
-    if (start or 0) < 0 or (end is not None and end <= (start or 0)):
+    if not 0 <= (start or 0) < (math.inf if end is None else end) or end == math.inf:
         raise AudioError(f"{name}: the span {start}-{end} s is not a span: start must be >= 0 and before end")
     try:
         file = soundfile.SoundFile(_rewound(source))
@@ -111,6 +116,8 @@ def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     waveform = np.asarray(waveform)
     if waveform.ndim not in (1, 2) or waveform.size == 0:
         raise AudioError(f"array: a waveform has shape (S,) or (S, channels), got {waveform.shape}")
+    if not 0 < sampling_rate < math.inf:
+        raise AudioError(f"array: a sampling rate is a positive number of Hz, got {sampling_rate}")
     if waveform.dtype.kind not in "iuf":
         raise AudioError(f"array: a waveform holds integers or floats, got {waveform.dtype}")
     if waveform.ndim == 2 and waveform.shape[1] > waveform.shape[0]:
@@ -119,7 +126,9 @@ def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
         info = np.iinfo(waveform.dtype)
         middle = 0 if waveform.dtype.kind == "i" else (info.max + 1) / 2
         waveform = (waveform.astype(np.float32) - middle) / ((info.max + 1) if middle == 0 else middle)
-    mono = _mix_down(waveform.astype(np.float32, copy=False).reshape(len(waveform), -1), "array")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
+        waveform = waveform.astype(np.float32, copy=False)
+    mono = _mix_down(waveform.reshape(len(waveform), -1), "array")
     return mono if sampling_rate == SAMPLING_RATE else soxr.resample(mono, sampling_rate, SAMPLING_RATE, "HQ")
 
 
@@ -167,7 +176,9 @@ def _sndfile_blocks(
         first, last = round((start or 0.0) * rate), frames if end is None else round(end * rate)
         # Half a frame of 50 Hz: times written with two decimals may end a few samples late.
         if first >= frames > 0 or last > frames + rate // 100:
-            raise AudioError(f"{name}: the span {start or 0}-{end} s lies outside the file, which has {frames / rate:.3f} s")
+            raise AudioError(
+                f"{name}: the span {start or 0}-{end} s lies outside the file, which has {frames / rate:.3f} s"
+            )
         try:
             if first:
                 file.seek(first)
@@ -229,4 +240,6 @@ def _decode_av(container, stream, rate: int, name: str, start: float, end: float
         except av.FFmpegError as error:
             raise AudioError(f"{name}: cannot be decoded: {error.strerror}") from error
     if last is not None and last > (position or 0) + rate // 10:
-        raise AudioError(f"{name}: the span {start}-{end} s lies outside the file, which has {(position or 0) / rate:.3f} s")
+        raise AudioError(
+            f"{name}: the span {start}-{end} s lies outside the file, which has {(position or 0) / rate:.3f} s"
+        )

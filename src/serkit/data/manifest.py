@@ -142,7 +142,9 @@ class Manifest:
         known = set(self.ids)
         lost = [id for id in order["id"] if id not in known]
         if lost:
-            raise InputError(f"manifest: has no utterance {lost[0]!r}" + (f" (and {len(lost) - 1} more)" if lost[1:] else ""))
+            raise InputError(
+                f"manifest: has no utterance {lost[0]!r}" + (f" (and {len(lost) - 1} more)" if lost[1:] else "")
+            )
         return Manifest(table)
 
     def with_labels(self, scheme: LabelScheme) -> Manifest:
@@ -201,7 +203,7 @@ class Manifest:
             if span in spans:
                 report("duplicate-audio", f"{row['audio']}: same file and span as utterance {spans[span]}")
             spans.setdefault(span, row["id"])
-            if row["emotion"] in unknown:
+            if scheme and row["emotion"] in unknown:
                 report("unknown-label", f"label {row['emotion']!r} is not in the scheme {scheme.name!r}")
             for name in ("arousal", "valence", "dominance"):
                 if row[name] is not None and not 0 <= row[name] <= 1:
@@ -212,7 +214,7 @@ class Manifest:
         return problems
 
     def fingerprint(self) -> str:
-        """Return a short hash of every row and column, with file names in place of paths: it names the data of a run."""
+        """Return a short hash of every row and column, file names in place of paths: it names the data of a run."""
         rows = self.table.with_columns(pl.col("audio").str.extract(r"([^/\\]+)$", 1)).iter_rows(named=True)
         lines = sorted(json.dumps(row, sort_keys=True, default=str, ensure_ascii=False) for row in rows)
         return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
@@ -231,7 +233,9 @@ def _check_audio(row: dict[str, Any], decode: bool, report: Callable[[str, str],
     try:
         seconds = read_info(row["audio"]).seconds
         if seconds is not None and (start >= seconds or (end or 0.0) > seconds + 0.01):
-            return report("span", f"{row['audio']}: the span {start}-{end} s lies outside the file, which has {seconds:.3f} s")
+            return report(
+                "span", f"{row['audio']}: the span {start}-{end} s lies outside the file, which has {seconds:.3f} s"
+            )
         if decode and is_silent(read_audio(row["audio"], row["start"], end)):
             report("silent", f"{row['audio']}: is silent")
     except AudioError as error:

@@ -19,12 +19,18 @@ def list_encoders() -> list[EncoderEntry]:
     return [entry for _, entry in sorted(ENCODERS.items())]
 
 
-def create_encoder(name: str, **options: Any) -> Encoder:
-    """Build the encoder called ``name`` with its own ``options`` (for Whisper: ``weights`` and ``blocks``)."""
+def create_encoder(name: str, trim: float | None = None, level: float | None = None, **options: Any) -> Encoder:
+    """Build the encoder called ``name`` with its own ``options`` (for Whisper: ``weights`` and ``blocks``).
+
+    ``trim`` (dB below the loudest frame, such as 35) cuts silence at both ends, ``level`` (dB full scale, such as -23)
+    levels the speech; None leaves the recordings as they are.
+    """
     entries = {entry.name: entry for entry in list_encoders()}
     if name not in entries:
         raise InputError(f"no encoder named {name!r}{nearest(name, entries)}")
     try:
-        return entries[name].create(**options)
+        encoder = entries[name].create(**options)
     except TypeError as error:
         raise InputError(f"encoder {name}: {error}") from error
+    encoder.trim, encoder.level = trim, level
+    return encoder

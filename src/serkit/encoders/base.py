@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+
+from serkit.encoders.front import frame_mask, level_gain, trim_silence
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,14 @@ class FrameFeatures:
     """Hidden states of a batch of utterances.
 
     ``layers`` is ``(B, N, T, D)``: batch, layers, frames, width. ``lengths`` ``(B,)`` counts the real frames of each
-    utterance; frames past it are zero. ``frame_rate`` is in frames per second.
+    utterance; frames past it are zero. ``frame_rate`` is in frames per second. ``start (B,)`` counts the frames that
+    were trimmed before the first one (None: nothing was trimmed).
     """
 
     layers: Tensor
     lengths: Tensor
     frame_rate: float
+    start: Tensor | None = None
 
     def mask(self) -> Tensor:
         """Return ``(B, T)`` booleans, True on real frames."""
@@ -31,7 +35,9 @@ class Encoder(nn.Module):
     """Waveforms to frames: the same answer for an utterance whatever else is in its batch.
 
     A subclass sets ``name``, ``hop`` (samples from one frame to the next), ``dim`` (``D``), ``num_layers`` (``N``, the
-    hidden states it returns, the front end's output included) and ``min_samples`` and ``max_samples`` per utterance.
+    hidden states it returns, the front end's output included) and ``min_samples`` and ``max_samples`` per utterance,
+    and defines ``frame_lengths`` and ``encode``. With ``trim`` (dB) silence at both ends is cut first, with ``level``
+    (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`.
     """
 
     name: str
@@ -41,6 +47,8 @@ class Encoder(nn.Module):
     num_layers: int
     min_samples: int
     max_samples: int | None = None
+    trim: float | None = None
+    level: float | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -51,12 +59,24 @@ class Encoder(nn.Module):
         """Return the number of frames ``(B,)`` that waveforms of ``lengths`` samples give."""
         raise NotImplementedError
 
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode checked ``waveforms (B, S)``; frames past an utterance's end must be zero."""
+        raise NotImplementedError
+
     def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
         """Encode ``waveforms (B, S)`` in [-1, 1] at ``sampling_rate``, of which ``lengths (B,)`` samples are real.
 
         Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
         """
-        raise NotImplementedError
+        if not torch.compiler.is_compiling():
+            self.check_lengths(lengths)
+        start = None
+        if self.trim is not None:
+            waveforms, lengths, start = trim_silence(waveforms, lengths, self.trim)
+        if self.level is not None:
+            waveforms = waveforms * level_gain(waveforms, lengths, self.level)
+        features = self.encode(waveforms, lengths)
+        return features if start is None else replace(features, start=start // self.hop)
 
     def check_lengths(self, lengths: Tensor) -> None:
         """Raise ``ValueError`` unless every length fits the encoder."""
@@ -74,16 +94,11 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a short hash of the name and every weight: it keys the feature cache."""
-        digest = hashlib.blake2b(self.name.encode(), digest_size=8)
+        digest = hashlib.blake2b(f"{self.name}|{self.trim}|{self.level}".encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def frame_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return ``(B, size)`` booleans, True before each of ``lengths (B,)``."""
-    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
 @dataclass(frozen=True)

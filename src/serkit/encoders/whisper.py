@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, frame_mask, register
+from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
+from serkit.encoders.front import frame_mask
 from serkit.encoders.weights import load_weights
 from serkit.errors import InputError
 
@@ -140,8 +141,7 @@ class WhisperEncoder(Encoder):
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         return (lengths // HOP + 1) // 2
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
-        self.check_lengths(lengths)
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
         mels = self.log_mel(waveforms, lengths)
         return self.encode_mels(mels, lengths // HOP)
 

@@ -108,8 +108,9 @@ def brier(probabilities: ArrayLike, truth_index: ArrayLike) -> float:
 def fit_temperature(logits: ArrayLike, truth_index: ArrayLike) -> float:
     """Return the temperature with the least negative log likelihood of ``truth_index`` (n,) under ``logits`` (n, C).
 
-    Fit it on dev, never on test. Log probabilities serve as logits. The search is bounded to [0.02, 50]: data that are
-    perfectly separated end at the lower bound, data unrelated to the logits at the upper. Guo et al., ICML 2017.
+    Fit it on dev, never on test. Log probabilities serve as logits. The search is bounded to [0.02, 50]: data that the
+    logits separate perfectly have no optimum and get a small temperature, data that contradict them the largest. Raises
+    ``InputError`` on shapes or values that do not fit. Guo et al., ICML 2017.
     """
     values = np.asarray(logits, dtype=np.float64)
     _check(softmax(values) if values.ndim == 2 and values.size else values, truth_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -166,9 +167,11 @@ def _short(name: str, most: int = 28) -> str:
 
 def _svg(figure: Figure, name: str) -> str:
     """Return the figure as an ``<svg>`` element: ids start with ``name``, no metadata or size, the page's font."""
-    options = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}
+    options: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}
     buffer = io.StringIO()
-    with matplotlib.rc_context(options):
+    with matplotlib.rc_context(options), warnings.catch_warnings():
+        # The reader's fonts draw the text, so what matplotlib's own lack does not matter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     return re.sub(r"<[^>]*>", lambda tag: _adapt(tag.group(), name), text[text.index("<svg") :]).strip()

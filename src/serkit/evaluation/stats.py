@@ -66,13 +66,17 @@ class Tally:
     def resample(self, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
         """Draw units with replacement, the same for all seeds, and return their sums: (R, S, ...)."""
         generator = np.random.default_rng(seed)
-        count = int(self.repeats.sum())
         flat = self.sums.reshape(len(self.sums), -1)
-        block = max(1, 4_000_000 // len(flat))
-        drawn = [
-            generator.multinomial(count, self.repeats / count, size=min(block, resamples - start)) @ flat
-            for start in range(0, resamples, block)
-        ]
+        count = int(self.repeats.sum())
+        owner = np.repeat(np.arange(len(flat), dtype=np.int32), self.repeats)
+        block = max(1, 2_000_000 // count)
+        drawn = []
+        for start in range(0, resamples, block):
+            rows = min(block, resamples - start)
+            chosen = generator.integers(count, size=(rows, count), dtype=np.int32)
+            picked = owner[chosen] + np.arange(rows, dtype=np.int32)[:, None] * len(flat)
+            weights = np.bincount(picked.ravel(), minlength=rows * len(flat)).reshape(rows, len(flat))
+            drawn.append(weights.astype(np.float64) @ flat)
         return np.concatenate(drawn).reshape(resamples, *self.sums.shape[1:])
 
 

@@ -51,23 +51,29 @@ def read(root: Path) -> Iterator[dict[str, Any]]:
     A recording without annotation has no emotion; annotated utterances without a recording are left out with a
     warning that counts them. Raises ``InputError`` for a session without ``dialog/EmoEvaluation``.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[Path, re.Match[str]]] = {}
     for path in recordings(root):
-        if NAME.fullmatch(path.stem):
-            found.setdefault(path.stem, path)
+        if match := NAME.fullmatch(path.stem):
+            found.setdefault(path.stem, (path, match))
     if not found:
         return
     files = sorted(root.rglob("dialog/EmoEvaluation/Ses*.txt"))
     sessions = {file.name[:5] for file in files}
     annotations = {id: row for file in files for id, row in _read_annotations(file)}
-    texts = {id: text for file in sorted(root.rglob("dialog/transcriptions/Ses*.txt")) for id, text in _read_texts(file)}
+    texts = {
+        id: text for file in sorted(root.rglob("dialog/transcriptions/Ses*.txt")) for id, text in _read_texts(file)
+    }
     lost = sorted(annotations.keys() - found.keys())
     if lost:
-        warnings.warn(f"{root}: {len(lost)} annotated utterances have no recording, the first is {lost[0]}", stacklevel=2)
-    for id, path in found.items():
+        warnings.warn(
+            f"{root}: {len(lost)} annotated utterances have no recording, the first is {lost[0]}", stacklevel=2
+        )
+    for id, (path, match) in found.items():
         if id[:5] not in sessions:
-            raise InputError(f"{path.parent}: no dialog/EmoEvaluation/{id[:5]}*.txt below {root}: session {id[4]} has no labels")
-        recording, session, scenario, talker = NAME.fullmatch(id).groups()
+            raise InputError(
+                f"{path.parent}: no dialog/EmoEvaluation/{id[:5]}*.txt below {root}: session {id[4]} has no labels"
+            )
+        recording, session, scenario, talker = match.groups()
         yield {
             "id": id,
             "audio": str(path),

@@ -1,0 +1,208 @@
+"""Parts of heads: layer mixes, poolings, standardisation. Frames come packed, never padded.
+
+A packed batch is the frames of its utterances one after the other, ``(F, D)``, with ``lengths (B,)`` that add up to
+``F``. Reductions run over segments, so an utterance's result cannot depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Mix = Literal["softmax", "absolute"]
+EPSILON = 1e-5
+
+
+class Segments:
+    """Which utterance each of ``F`` frames belongs to: ``index (F,)`` in ``0..count``, where ``count`` marks padding."""
+
+    def __init__(self, index: Tensor, count: int) -> None:
+        self.index, self.count = index, count
+
+    @classmethod
+    def packed(cls, lengths: Tensor) -> Segments:
+        """Frames of utterances one after the other, ``lengths (B,)`` each."""
+        return cls(torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths), len(lengths))
+
+    @classmethod
+    def padded(cls, lengths: Tensor, size: int) -> Segments:
+        """Frames of a padded batch ``(B, size)``, flattened."""
+        rows = torch.arange(lengths.shape[0], device=lengths.device)[:, None]
+        real = torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+        return cls(torch.where(real, rows, lengths.shape[0]).flatten(), lengths.shape[0])
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Add up the frames ``(F, D)`` of each utterance: ``(B, D)``."""
+        return x.new_zeros(self.count + 1, x.shape[1]).index_add(0, self.index, x)[: self.count]
+
+    def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weighted mean and variance over the frames of each utterance, both ``(B, D)``.
+
+        ``x`` is ``(F, D)``; ``weights (F, 1)`` are positive and need not add up to one.
+        """
+        total = self.sum(weights)
+        mean = self.sum(weights * x) / total
+        # Centred first: E[x^2] - E[x]^2 loses all digits in dimensions with a large mean.
+        centred = x - torch.cat([mean, mean.new_zeros(1, mean.shape[1])])[self.index]
+        return mean, self.sum(weights * centred.square()) / total
+
+
+class Windows:
+    """Like :class:`Segments`, with one segment per frame: the frames up to ``radius`` away, of one padded batch."""
+
+    def __init__(self, lengths: Tensor, size: int, radius: int) -> None:
+        self.batch, self.size, self.radius = lengths.shape[0], size, radius
+        self.real = (torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]).float()
+
+    def _slide(self, x: Tensor) -> Tensor:
+        width = 2 * self.radius + 1
+        spread = (x.view(self.batch, self.size, -1) * self.real[:, :, None]).transpose(1, 2)
+        sums = nn.functional.avg_pool1d(spread, width, 1, self.radius, count_include_pad=True) * width
+        return sums.transpose(1, 2).reshape(x.shape)
+
+    def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weighted mean and variance of each frame's window, both ``(F, D)``."""
+        total = self._slide(weights).clamp(min=EPSILON)
+        mean = self._slide(weights * x) / total
+        square = self._slide(weights * x.square()) / total
+        return mean, (square - mean.square()).clamp(min=0)
+
+
+class _ScaledLayerSum(torch.autograd.Function):
+    """``out = sum_n scale[n] * x[n]`` over float16 layers, one utterance at a time.
+
+    The float32 copies of a layer live in the processor's cache and are made again in the backward pass: the sum of 13
+    layers is bound by memory traffic, and this reads each float16 value once per pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
+        ctx.arrays = arrays
+        out = scale.new_zeros(sum(array.shape[1] for array in arrays), scale.shape[1])
+        position = 0
+        for array in arrays:
+            rows = out[position : position + array.shape[1]]
+            for layer, factor in zip(array, scale, strict=True):
+                rows.addcmul_(layer.float(), factor)
+            position += array.shape[1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        total = gradient.new_zeros(ctx.arrays[0].shape[0], gradient.shape[1])
+        position = 0
+        for array in ctx.arrays:
+            rows = gradient[position : position + array.shape[1]]
+            for number, layer in enumerate(array):
+                total[number] += torch.einsum("td,td->d", layer.float(), rows)
+            position += array.shape[1]
+        return total, None
+
+
+def scaled_layer_sum(scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
+    """Sum layers: ``scale (N, D)`` and one float16 or float32 array ``(N, T, D)`` per utterance give packed ``(F, D)``."""
+    if torch.compiler.is_compiling():
+        return torch.einsum("nd,nfd->fd", scale, torch.cat([array.float() for array in arrays], 1))
+    if any(array.requires_grad for array in arrays):  # fine-tuning: gradients flow into the encoder as well
+        return torch.cat([(scale[:, None] * array).sum(0) for array in arrays])
+    return _ScaledLayerSum.apply(scale, arrays)
+
+
+def stride_mean(layers: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Average ``stride`` neighbouring frames of ``(B, N, T, D)``, whose padding is zero; the last group may be shorter."""
+    if stride == 1:
+        return layers, lengths
+    batch, count, size, dim = layers.shape
+    groups = (size + stride - 1) // stride
+    padded = nn.functional.pad(layers, (0, 0, 0, groups * stride - size))
+    sums = padded.view(batch, count, groups, stride, dim).sum(3)
+    starts = torch.arange(groups, device=layers.device)[None, :] * stride
+    held = (lengths[:, None] - starts).clamp(1, stride)
+    return sums / held[:, None, :, None], (lengths + stride - 1) // stride
+
+
+class LayerMix(nn.Module):
+    """A learned convex combination of ``N`` layers.
+
+    ``softmax``: weights are the softmax of the parameters, as in SUPERB (https://arxiv.org/abs/2105.01051).
+    ``absolute``: ``|k_i| / sum |k_j|``, starting from ones (Pepino et al. 2021, https://arxiv.org/abs/2104.03502).
+    """
+
+    def __init__(self, num_layers: int, form: Mix = "softmax") -> None:
+        super().__init__()
+        self.form = form
+        self.k = nn.Parameter(torch.zeros(num_layers) if form == "softmax" else torch.ones(num_layers))
+
+    def weights(self) -> Tensor:
+        """Return the weights ``(N,)``: not negative, adding up to one."""
+        if self.form == "softmax":
+            return self.k.softmax(0)
+        return self.k.abs() / self.k.abs().sum()
+
+
+class Standardise(nn.Module):
+    """``(x - mean) / sd`` with statistics of the training part, kept as buffers so that they travel with the weights."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("sd", torch.ones(shape))
+
+    def fit(self, mean: np.ndarray, sd: np.ndarray) -> None:
+        """Take over statistics; a dimension that does not vary is only centred."""
+        self.mean.copy_(torch.as_tensor(mean))
+        self.sd.copy_(torch.as_tensor(np.where(sd > EPSILON, sd, 1.0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.sd
+
+
+class MeanPooling(nn.Module):
+    """The mean over time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
+        return segments.moments(x, torch.ones_like(x[:, :1]))[0]
+
+
+class MeanStdPooling(nn.Module):
+    """Mean and population standard deviation over time, concatenated."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = 2 * dim
+
+    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
+        mean, variance = segments.moments(x, torch.ones_like(x[:, :1]))
+        return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
+
+
+class AttentivePooling(nn.Module):
+    """Attentive statistics (Okabe et al. 2018, https://arxiv.org/abs/1803.10963): weighted mean and deviation."""
+
+    def __init__(self, dim: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.dim = 2 * dim
+        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
+        # The tanh bounds the scores, so the exponential needs no maximum taken off.
+        mean, variance = segments.moments(x, self.score(x).exp())
+        return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
+
+
+POOLINGS: dict[str, type[nn.Module]] = {
+    "mean": MeanPooling,
+    "mean+std": MeanStdPooling,
+    "attention": AttentivePooling,
+}

@@ -1,0 +1,196 @@
+"""Recipes: an experiment as data. TOML in, a validated and frozen object out; an unknown key is an error.
+
+A recipe may ``extends`` another by name or path, and the command line overrides single keys as ``section.key=value``.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serkit.data.labels import LabelScheme
+from serkit.errors import InputError, nearest
+from serkit.models.heads import HeadConfig
+from serkit.training.fit import TrainingOptions
+
+SHIPPED = Path(str(resources.files("serkit") / "recipes"))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Where utterances come from: corpora below ``root`` (name to sub-folder), or a ``manifest`` file.
+
+    ``where`` keeps the rows whose columns have these values, such as ``{channel = "speech"}``.
+    """
+
+    root: str = ""
+    corpora: dict[str, str] = {}
+    manifest: str = ""
+    where: dict[str, str] = {}
+
+
+class LabelsSection(_Section):
+    """The classes in order, labels merged into them, labels left out."""
+
+    classes: tuple[str, ...]
+    merge: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
+
+
+class ProtocolSection(BaseModel):
+    """A protocol by name with its options; ``dev`` 0 trains on all training speakers, without early stopping."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    dev: float = 0.2
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Return everything but the name."""
+        return {key: value for key, value in self.model_dump().items() if key != "name"}
+
+
+class EncoderSection(_Section):
+    """An encoder by name, the ``layers`` the head sees, and what is done to waveforms before (see ``create_encoder``)."""
+
+    name: str = "whisper"
+    layers: tuple[int, ...]
+    trim: float | None = None
+    level: float | None = None
+    options: dict[str, Any] = {}
+
+
+class FeaturesSection(_Section):
+    """``stride`` frames are averaged; ``normalise`` by training statistics, by speaker (transductive) or not at all."""
+
+    normalise: Literal["none", "global", "speaker"] = "global"
+    stride: int = Field(1, ge=1)
+
+
+class AugmentSection(_Section):
+    """``copies`` augmented copies of every training recording, each through ``chain`` with a seed of its own."""
+
+    copies: int = Field(0, ge=0)
+    chain: tuple[dict[str, Any], ...] = ()
+
+
+class Recipe(_Section):
+    """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with."""
+
+    name: str
+    summary: str = ""
+    data: DataSection
+    labels: LabelsSection
+    protocol: ProtocolSection
+    encoder: EncoderSection
+    features: FeaturesSection = FeaturesSection()
+    augment: AugmentSection = AugmentSection()
+    head: HeadConfig = HeadConfig()
+    training: TrainingOptions = TrainingOptions()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def scheme(self) -> LabelScheme:
+        """Return the label scheme."""
+        return LabelScheme(self.name, self.labels.classes, self.labels.merge, self.labels.drop)
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the shipped recipes: name to file."""
+    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in sorted(SHIPPED.rglob("*.toml"))}
+
+
+def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Load a recipe by shipped name or by path, apply ``overrides`` (``section.key=value``) and validate it.
+
+    Values are TOML (``training.lr=1e-3``, ``seeds=[0,1]``); what is not TOML is a string. Raises ``InputError`` naming
+    the key and the nearest known one.
+    """
+    tree = _load_tree(str(name), ())
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"recipe {name}: {_explain(error)}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as TOML."""
+    import tomli_w
+
+    return tomli_w.dumps(json.loads(recipe.model_dump_json(exclude_none=True)))
+
+
+def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise InputError(f"recipe {name}: extends itself ({' -> '.join((*seen, name))})")
+    shipped, path = list_recipes(), Path(name)
+    if name in shipped:
+        path = shipped[name]
+    elif path.suffix != ".toml":
+        raise InputError(f"no recipe named {name!r}{nearest(name, shipped)}")
+    elif not path.is_file():
+        raise InputError(f"{path}: no such recipe file")
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML: {error}") from error
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    relative = path.parent / str(base)
+    return _merge(_load_tree(str(relative) if relative.is_file() else str(base), (*seen, name)), tree)
+
+
+REPLACED = {"corpora", "merge", "where"}
+"""Tables that an extending recipe replaces as a whole instead of adding to."""
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in REPLACED
+        merged[key] = _merge(base[key], value) if both else value
+    # Another protocol takes other options: those of the base would only be in its way.
+    if "name" in top.get("protocol", {}):
+        merged["protocol"] = top["protocol"]
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"override {override!r}: {section!r} is not a section")
+    if last == "options" or not isinstance(tree.get(last), dict) or isinstance(value, dict):
+        tree[last] = value
+    else:
+        raise InputError(f"override {override!r}: {last!r} is a section: name a key in it")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: Any = Recipe
+        for part in first["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields)}"
+    return f"{where}: {first['msg'].lower()}"

@@ -1,0 +1,219 @@
+"""Run a recipe: every fold and seed, into a run folder that can be resumed and judged.
+
+    recipe.toml  provenance.json  history.jsonl  models/<fold>-<seed>.safetensors  predictions.parquet
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from serkit.data.corpora import prepare_corpus
+from serkit.data.files import replace_atomically, write_json, write_text
+from serkit.data.manifest import Manifest
+from serkit.data.protocols import Fold, create_folds, group_of, stamp
+from serkit.encoders.extract import EncoderSpec, extract, list_jobs
+from serkit.errors import InputError
+from serkit.models.heads import Ensemble, create_head
+from serkit.training.augment import Augmentation
+from serkit.training.features import FeatureSet, fit_standardisation, load_features, normalise_by_speaker
+from serkit.training.fit import balance_weights, fit, predict
+from serkit.training.recipe import Recipe, dump_recipe
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all folds of a run share: the labelled manifest and its features, row by row."""
+
+    manifest: Manifest
+    features: FeatureSet
+    fingerprint: str
+    num_layers: int
+    dim: int
+
+
+def load_data(recipe: Recipe) -> Manifest:
+    """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
+    data = recipe.data
+    if data.manifest:
+        manifest = Manifest.read(data.manifest)
+    elif not data.corpora:
+        raise InputError(f"recipe {recipe.name}: says no data: set data.manifest, or data.corpora and data.root")
+    elif not data.root:
+        raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
+    else:
+        manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
+    for column, value in data.where.items():
+        if column not in manifest.table.columns:
+            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
+        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
+    labelled = manifest.with_labels(recipe.scheme())
+    if not len(labelled):
+        raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
+    return labelled
+
+
+def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None = None) -> Material:
+    """Encode every utterance and copy that is not cached yet, and load the features that the head needs."""
+    manifest = load_data(recipe)
+    section = recipe.encoder
+    spec = EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
+    augmentation = Augmentation(recipe.augment.chain)
+    needs_frames = recipe.head.kind == "frames"
+    keys = []
+    for copy in range(1 + recipe.augment.copies):
+        jobs = list_jobs(manifest, copy, augmentation.description())
+        what = "recordings" if copy == 0 else f"augmented copy {copy} of {recipe.augment.copies}"
+        encoded = extract(jobs, spec, cache, needs_frames, augmentation, workers, _progress(log, what))
+        keys.append([job.key for job in jobs])
+    classes = recipe.labels.classes
+    targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
+    stride = recipe.features.stride
+    too_high = [layer for layer in section.layers if not 0 <= layer < encoded.shape[0]]
+    if too_high or not section.layers:
+        raise InputError(f"recipe {recipe.name}: encoder.layers {list(section.layers)}: {section.name} has 0 to {encoded.shape[0] - 1}")
+    features = load_features(encoded, keys, manifest.ids, targets, section.layers, stride, needs_frames)
+    if recipe.features.normalise == "speaker":
+        speakers = group_of(manifest, "speaker")
+        features = normalise_by_speaker(features, [speakers[id] for id in manifest.ids])
+    return Material(manifest, features, encoded.folder.name, len(section.layers), encoded.shape[1])
+
+
+def train(
+    recipe: Recipe, folder: str | Path, cache: str | Path, log: Log = print, workers: int | None = None
+) -> Path:
+    """Run every seed and fold of ``recipe`` into ``folder``; finished ones are kept, so a killed run can be called again.
+
+    Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another recipe.
+    """
+    folder = Path(folder)
+    resolved = dump_recipe(recipe)
+    recorded = folder / "recipe.toml"
+    if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
+        raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
+    manifest = load_data(recipe)
+    folds = create_folds(manifest, recipe.protocol.name, **recipe.protocol.options())
+    material = prepare_material(recipe, Path(cache), log, workers)
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    write_text(recorded, resolved)
+    write_json(folder / "provenance.json", _provenance(recipe, material, folds))
+    parts = []
+    for seed in recipe.seeds:
+        for fold in folds:
+            parts.append(_run_fold(recipe, material, fold, seed, folder, log))
+    path = folder / "predictions.parquet"
+    with replace_atomically(path) as part:
+        pl.concat(parts).write_parquet(part)
+    lines = [line for seed in recipe.seeds for fold in folds for line in _read_history(folder, fold, seed)]
+    write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def fit_fold(
+    recipe: Recipe, material: Material, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None, log: Log
+) -> tuple[Ensemble, list[dict[str, Any]]]:
+    """Build a head and train it on ``train_ids``, watching ``dev_ids`` when there are any."""
+    rows = {id: row for row, id in enumerate(material.features.ids)}
+    train_rows = [rows[id] for id in train_ids]
+    corpora = [str(name) for name in material.manifest.table["corpus"]]
+    targets = material.features.targets[torch.tensor(train_rows)]
+    weights = balance_weights(targets, [corpora[row] for row in train_rows], recipe.training.balance)
+    train_set = material.features.take(train_rows, weights=weights)
+    dev_set = material.features.take([rows[id] for id in dev_ids], copies=1) if dev_ids else None
+    torch.manual_seed(seed)
+    head = create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+    if recipe.features.normalise != "none":
+        fit_standardisation(head, train_set)
+    return head, fit(head, train_set, dev_set, recipe.training, seed, folder)
+
+
+def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path, log: Log) -> pl.DataFrame:
+    name = _name(fold, seed)
+    weights_file, history_file = folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
+    if weights_file.exists() and history_file.exists():
+        head = create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+        head.load_state_dict(load_file(weights_file))
+        log(f"seed {seed} {fold.name}: already trained")
+    else:
+        work = folder / "checkpoints" / name
+        head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work, log)
+        write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
+        with replace_atomically(weights_file) as part:
+            save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
+        (work / "checkpoint.safetensors").unlink(missing_ok=True)
+    tables = [_predict_part(recipe, material, head, part, getattr(fold, part), fold, seed) for part in ("dev", "test")]
+    log(f"seed {seed} {fold.name}: {len(fold.train)} training, {len(fold.dev)} dev, {len(fold.test)} test utterances")
+    return pl.concat(tables)
+
+
+def _predict_part(
+    recipe: Recipe, material: Material, head: Ensemble, part: str, ids: Sequence[str], fold: Fold, seed: int
+) -> pl.DataFrame:
+    classes = list(recipe.labels.classes)
+    rows = {id: row for row, id in enumerate(material.features.ids)}
+    scores = torch.zeros(0, len(classes)) if not ids else predict(head, material.features.take([rows[id] for id in ids], 1))
+    return predictions_table(material.manifest.select(ids), scores, classes).with_columns(
+        fold=pl.lit(fold.name), seed=pl.lit(seed, pl.Int64), part=pl.lit(part)
+    )
+
+
+def predictions_table(manifest: Manifest, scores: Tensor, classes: Sequence[str]) -> pl.DataFrame:
+    """Return one row per utterance with truth, prediction and the probability of each class; ``scores (U, C)``."""
+    probabilities = scores.double().softmax(1)
+    best = probabilities.argmax(1).tolist() if len(scores) else []
+    table = manifest.table.select("id", "speaker", "gender", "corpus", truth="emotion")
+    return table.with_columns(
+        pl.Series("prediction", [classes[index] for index in best], dtype=pl.String),
+        *(pl.Series(f"p_{name}", probabilities[:, index].numpy()) for index, name in enumerate(classes)),
+    )
+
+
+def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:
+    return json.loads((folder / "models" / f"{_name(fold, seed)}.json").read_text(encoding="utf-8"))
+
+
+def _name(fold: Fold, seed: int) -> str:
+    return f"{fold.name.replace('/', '-')}-seed{seed}"
+
+
+def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[str, Any]:
+    packages = ("serkit", "torch", "numpy", "polars", "soundfile", "soxr")
+    return {
+        "recipe": recipe.name,
+        "protocol": recipe.protocol.name,
+        "stamp": stamp(folds),
+        "normalise": recipe.features.normalise,
+        "encoder": recipe.encoder.model_dump(mode="json"),
+        "encoder_fingerprint": material.fingerprint,
+        "manifest_fingerprint": material.manifest.fingerprint(),
+        "seeds": list(recipe.seeds),
+        "folds": [
+            {"name": fold.name, "train": len(fold.train), "dev": len(fold.dev), "test": len(fold.test), "shared": fold.shared}
+            for fold in folds
+        ],
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "command": " ".join(["serkit", *sys.argv[1:]]),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _progress(log: Log, what: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if done == total or done % 500 == 0:
+            log(f"encoded {done}/{total} {what}")
+
+    return report

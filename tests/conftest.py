@@ -1,0 +1,75 @@
+"""Fixtures for every test: generated recordings, and the real corpora where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+
+DATA = Path(os.environ.get("SERKIT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "audio").resolve()
+
+settings.register_profile("serkit", deadline=None, max_examples=50)  # a busy machine is no reason to fail
+settings.load_profile("serkit")
+
+
+def _at_hand(path: Path) -> Path:
+    if not path.exists():
+        reason = f"{path} is not at hand: set SERKIT_DATA to the folder that holds the corpora"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus_root() -> Callable[[str], Path]:
+    """``corpus_root("emodb")`` is the folder of a real corpus; absent, the test is skipped (under CI=true it fails)."""
+    return lambda name: _at_hand(DATA / name)
+
+
+@pytest.fixture(scope="session")
+def reference_file() -> Callable[[str], Path]:
+    """``reference_file("cai/folds.csv")`` is a file beside the corpora, with the same rule as ``corpus_root``."""
+    return lambda name: _at_hand(DATA.parent / name)
+
+
+@pytest.fixture(scope="session")
+def make_tone() -> Callable[..., np.ndarray]:
+    """``make_tone(seconds, rate, channels, frequency, level, noise, seed)``: float32 ``(S, channels)``.
+
+    A sine of amplitude ``level`` plus white noise of standard deviation ``noise``; the same arguments always give the
+    same samples, and channels differ in their noise only.
+    """
+
+    def make(
+        seconds: float = 1.0,
+        rate: int = 16_000,
+        channels: int = 1,
+        frequency: float = 440.0,
+        level: float = 0.5,
+        noise: float = 0.01,
+        seed: int = 0,
+    ) -> np.ndarray:
+        time = np.arange(round(seconds * rate))[:, None] / rate
+        noises = np.random.default_rng(seed).normal(0, noise, (len(time), channels))
+        return (level * np.sin(2 * np.pi * frequency * time) + noises).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_wav(make_tone: Callable[..., np.ndarray]) -> Callable[..., Path]:
+    """``write_wav(path, subtype="PCM_16", **tone)`` writes ``make_tone(**tone)`` and returns the path.
+
+    The file name ending picks the format (wav, flac, ogg, mp3, ...); missing folders are made.
+    """
+
+    def write(path: Path, subtype: str | None = None, rate: int = 16_000, **tone: float) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, make_tone(rate=rate, **tone), rate, subtype=subtype)
+        return path
+
+    return write
