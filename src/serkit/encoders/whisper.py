@@ -153,7 +153,8 @@ class WhisperEncoder(Encoder):
         mask = frame_mask(lengths, x.shape[1])
         x = x + self.embed_positions.weight[: x.shape[1]]
         states = [x]
-        attend = None if x.shape[0] == 1 else mask[:, None, None, :]
+        alone = not torch.compiler.is_compiling() and x.shape[0] == 1
+        attend = None if alone else mask[:, None, None, :]
         for block in self.layers:
             x = block(x, attend)
             states.append(x)

@@ -60,9 +60,9 @@ class Windows:
 
     def _slide(self, x: Tensor) -> Tensor:
         width = 2 * self.radius + 1
-        spread = (x.view(self.batch, self.size, -1) * self.real[:, :, None]).transpose(1, 2)
+        spread = (x.unflatten(0, (self.batch, self.size)) * self.real[:, :, None]).transpose(1, 2)
         sums = nn.functional.avg_pool1d(spread, width, 1, self.radius, count_include_pad=True) * width
-        return sums.transpose(1, 2).reshape(x.shape)
+        return sums.transpose(1, 2).flatten(0, 1)
 
     def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return weighted mean and variance of each frame's window, both ``(F, D)``."""
@@ -116,10 +116,10 @@ def stride_mean(layers: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, T
     """Average ``stride`` neighbouring frames of ``(B, N, T, D)``, whose padding is zero; the last group may be shorter."""
     if stride == 1:
         return layers, lengths
-    batch, count, size, dim = layers.shape
+    size = layers.shape[2]
     groups = (size + stride - 1) // stride
     padded = nn.functional.pad(layers, (0, 0, 0, groups * stride - size))
-    sums = padded.view(batch, count, groups, stride, dim).sum(3)
+    sums = padded.unfold(2, stride, stride).sum(-1)
     starts = torch.arange(groups, device=layers.device)[None, :] * stride
     held = (lengths[:, None] - starts).clamp(1, stride)
     return sums / held[:, None, :, None], (lengths + stride - 1) // stride

@@ -49,22 +49,23 @@ class FeatureSet:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return the recordings at ``rows``, whole."""
-        if not self.copies:
-            return Batch(self.statistics[0, torch.as_tensor(rows)])
-        arrays = [self.copies[0][row] for row in rows]
-        return Batch(self.statistics[0, torch.as_tensor(rows)], arrays, _segments(arrays))
+        arrays = [self.copies[0][row] for row in rows] if self.copies else []
+        return _packed(self.statistics[0, torch.as_tensor(rows)], arrays)
+
+    def all_copies(self) -> Batch:
+        """Return every copy of every utterance as one batch of statistics, copy after copy."""
+        arrays = [array for copy in self.copies for array in copy]
+        return _packed(self.statistics.flatten(0, 1), arrays)
 
     def augmented_batch(self, rows: Sequence[int], rng: np.random.Generator, crop: float) -> Batch:
         """Return, for each of ``rows``, a copy drawn at random and of it a stretch of at least ``crop`` of its length."""
         chosen = rng.integers(len(self.statistics), size=len(rows))
         index = torch.as_tensor(rows)
-        if not self.copies:
-            return Batch(self.statistics[torch.as_tensor(chosen), index])
-        arrays = [self.copies[copy][row] for copy, row in zip(chosen, rows, strict=True)]
-        if crop == 1:
-            return Batch(self.statistics[torch.as_tensor(chosen), index], arrays, _segments(arrays))
+        arrays = [self.copies[copy][row] for copy, row in zip(chosen, rows, strict=True)] if self.copies else []
+        if crop == 1 or not arrays:
+            return _packed(self.statistics[torch.as_tensor(chosen), index], arrays)
         arrays = [_crop(array, rng, crop) for array in arrays]
-        return Batch(torch.stack([array_statistics(array) for array in arrays]), arrays, _segments(arrays))
+        return _packed(torch.stack([array_statistics(array) for array in arrays]), arrays)
 
 
 def load_features(
@@ -135,8 +136,17 @@ def _floor(sd: Tensor) -> Tensor:
     return torch.where(sd > 1e-5, sd, torch.ones_like(sd))
 
 
-def _segments(arrays: Sequence[Tensor]) -> Segments:
-    return Segments.packed(torch.tensor([array.shape[1] for array in arrays]))
+SMALL = 1 << 20
+"""Bytes below which arrays are joined: then the calls cost more than the copy."""
+
+
+def _packed(statistics: Tensor, arrays: Sequence[Tensor]) -> Batch:
+    if not arrays:
+        return Batch(statistics)
+    segments = Segments.packed(torch.tensor([array.shape[1] for array in arrays]))
+    if arrays[0].nbytes < SMALL:
+        arrays = [torch.cat(list(arrays), 1)]
+    return Batch(statistics, arrays, segments)
 
 
 def _crop(array: Tensor, rng: np.random.Generator, crop: float) -> Tensor:

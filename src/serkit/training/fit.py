@@ -23,13 +23,18 @@ from serkit.training.features import FeatureSet
 
 
 class TrainingOptions(BaseModel):
-    """How a head is trained. ``patience`` epochs without a better dev part stop it (0: never)."""
+    """How a head is trained. ``patience`` epochs without a better dev part stop it (0: never).
+
+    ``lbfgs`` minimises the loss over all copies at once, with ``weight_decay / 2`` times the squared norm of the
+    matrices added: for a linear head a convex problem with one answer, so seeds do not matter; ``epochs`` then bounds
+    its iterations and ``lr``, ``schedule``, ``batch_size`` and ``crop`` do not act.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1)
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam", "lbfgs"] = "adamw"
     lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
@@ -89,6 +94,8 @@ def fit(
     ``folder`` holds checkpoints: a killed run called again goes on after its last one and gives the same weights as a
     run that was never interrupted, because every epoch draws its randomness from ``seed`` and its own number.
     """
+    if options.optimizer == "lbfgs":
+        return _fit_convex(head, train, dev, options)
     accelerator = Accelerator()
     optimizer = _create_optimizer(head, options)
     model, optimizer = accelerator.prepare(head, optimizer)
@@ -125,6 +132,34 @@ def fit(
         state.finish_epoch(line, head, optimizer, time.monotonic() - began, options)
     state.restore_best(head)
     return state.history
+
+
+def _fit_convex(
+    head: Ensemble, train: FeatureSet, dev: FeatureSet | None, options: TrainingOptions
+) -> list[dict[str, Any]]:
+    """Fit on all copies with L-BFGS; starts from zero, so the result depends on the data alone."""
+    head.eval()  # no dropout: the objective must not change between evaluations
+    matrices = [weight for weight in head.parameters() if weight.ndim > 1]
+    with torch.no_grad():
+        for weight in matrices:
+            weight.zero_()
+    batch = train.all_copies()
+    copies = len(train.statistics)
+    targets, weights = train.targets.repeat(copies), train.weights.repeat(copies)
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=options.epochs, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        penalty = sum(weight.square().sum() for weight in matrices)
+        loss = _loss(head.each(batch), targets, weights, options.label_smoothing) + options.weight_decay / 2 * penalty
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    line = {"epoch": 1, "first_loss": float(loss), "loss": float(closure())}
+    return [line | (evaluate_dev(head, dev) if dev is not None and len(dev) else {})]
 
 
 @torch.no_grad()

@@ -1,0 +1,108 @@
+"""What the user named on the command line as single clips: files, folders, globs, wav.scp lists and manifests.
+
+Works in the base installation: only Parquet manifests need Polars.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serkit.data.audio import EXTENSIONS
+from serkit.errors import InputError, missing_extra
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording, or the part of it from ``start`` to ``end`` seconds, under an ``id``."""
+
+    id: str
+    audio: str
+    start: float | None = None
+    end: float | None = None
+
+
+def find_clips(names: Iterable[str | Path]) -> Iterator[Clip]:
+    """Yield the clips behind ``names``, in order; folders are searched for recordings, in sorted order.
+
+    A missing file is yielded as a clip, so that it is reported beside the others. Raises ``InputError`` for a list that
+    cannot be read, an empty folder and a glob that matches nothing.
+    """
+    for name in map(str, names):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            yield from _from_folder(path)
+        elif path.suffix.lower() in _LISTS:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file")
+            yield from _from_list(path)
+        elif not path.exists() and glob.has_magic(name):
+            matches = sorted(glob.glob(str(path), recursive=True))
+            if not matches:
+                raise InputError(f"{name}: matches no file")
+            yield from find_clips(matches)
+        else:
+            yield Clip(str(path), str(path))
+
+
+def _from_folder(folder: Path) -> Iterator[Clip]:
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    ]
+    if not found:
+        raise InputError(f"{folder}: holds no recording")
+    yield from (Clip(str(path), str(path)) for path in found)
+
+
+def _from_list(path: Path) -> Iterator[Clip]:
+    try:
+        rows = list(_LISTS[path.suffix.lower()](path))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    for number, row in enumerate(rows, 1):
+        audio = row.get("audio") or row.get("wav") or row.get("file") or row.get("path")
+        if not audio:
+            raise InputError(f"{path}: row {number} names no recording (expected a column audio)")
+        id = row.get("id") or row.get("key") or audio
+        try:
+            start, end = (None if row.get(key) in (None, "") else float(row[key]) for key in ("start", "end"))
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}: start and end are seconds: {error}") from error
+        yield Clip(str(id), str(path.parent / str(audio)), start, end)
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            row = json.loads(line)
+            yield row if isinstance(row, dict) else {}
+
+
+def _read_scp(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fields = line.split(maxsplit=1)
+        if fields:
+            yield {"id": fields[0], "audio": fields[1].strip() if fields[1:] else None}
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        import polars
+    except ImportError as error:
+        raise missing_extra("polars", "train") from error
+    yield from polars.read_parquet(path).iter_rows(named=True)
+
+
+_LISTS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".scp": _read_scp, ".parquet": _read_parquet}

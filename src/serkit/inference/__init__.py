@@ -1,0 +1,1 @@
+"""From a bundle and a recording to an answer, without PyTorch."""

@@ -1,0 +1,204 @@
+"""The one path from a recording to a prediction: the command line, servers and notebooks all come through here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK, Source, source_name, stream_audio, to_16k_mono
+from serkit.data.clips import Clip
+from serkit.errors import AudioError, InputError, nearest
+from serkit.inference.bundle import DEFAULT, Bundle
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One window of a long recording; times in seconds."""
+
+    start: float
+    end: float
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expressed in a recording.
+
+    ``probabilities`` are calibrated and add up to one; ``label`` is the most probable class. ``start`` and ``end`` are in
+    seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, and
+    ``embedding (D,)`` is there when asked for.
+    """
+
+    id: str
+    start: float
+    end: float
+    label: str
+    probabilities: dict[str, float]
+    model: str
+    segments: tuple[Segment, ...] = ()
+    embedding: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def confidence(self) -> float:
+        """The probability of ``label``."""
+        return self.probabilities[self.label]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values, probabilities with four decimals."""
+        found: dict[str, Any] = {
+            "id": self.id,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "label": self.label,
+            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
+            "model": self.model,
+        }
+        if self.segments:
+            found["segments"] = [
+                {
+                    "start": round(segment.start, 3),
+                    "end": round(segment.end, 3),
+                    "label": segment.label,
+                    "probabilities": {name: round(p, 4) for name, p in segment.probabilities.items()},
+                }
+                for segment in self.segments
+            ]
+        if self.embedding is not None:
+            found["embedding"] = [round(float(value), 5) for value in self.embedding]
+        return found
+
+
+class Predictor:
+    """Recognises with one bundle. Answers do not depend on what else is recognised, nor on the number of workers.
+
+    A recording longer than the bundle's window is cut into windows of equal length that do not overlap; silent ones are
+    left out, and the rest are averaged by length. It is decoded as a stream, so memory does not grow with its length.
+    """
+
+    def __init__(self, bundle: str | Path = DEFAULT) -> None:
+        self.bundle = Bundle(bundle)
+        self.card = self.bundle.card
+
+    def predict(
+        self,
+        audio: Source | np.ndarray,
+        *,
+        sampling_rate: int = SAMPLING_RATE,
+        start: float | None = None,
+        end: float | None = None,
+        labels: Iterable[str] | None = None,
+        embedding: bool = False,
+        id: str | None = None,
+    ) -> Prediction:
+        """Recognise a file (path or open binary file, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
+
+        ``labels`` restricts the candidate classes: the others get probability zero. Raises
+        :class:`~serkit.errors.AudioError` for a recording that cannot be decoded, is silent, or is shorter than the
+        bundle's ``min_seconds``.
+        """
+        keep = self._candidates(labels)
+        if isinstance(audio, np.ndarray):
+            name, blocks = id or "array", iter([to_16k_mono(audio, sampling_rate)])
+        else:
+            name, blocks = id or source_name(audio), stream_audio(audio, start, end)
+        origin = start or 0.0
+        segments, vectors, weights, position = [], [], [], 0
+        peak = 0.0
+        for window in self._windows(blocks):
+            begin, position = position, position + len(window)
+            loudest = float(np.abs(window).max(initial=0.0))
+            peak = max(peak, loudest)
+            if loudest < SILENCE_PEAK or len(window) < self.card.min_seconds * SAMPLING_RATE:
+                continue
+            outputs = self.bundle.run(window, keep)
+            probabilities = dict(zip(self.card.classes, outputs.probabilities.tolist(), strict=True))
+            times = (origin + begin / SAMPLING_RATE, origin + position / SAMPLING_RATE)
+            segments.append(Segment(*times, max(probabilities, key=probabilities.__getitem__), probabilities))
+            weights.append(len(window))
+            if embedding:
+                vectors.append(outputs.embedding)
+        if not segments:
+            self._refuse(name, position / SAMPLING_RATE, peak)
+        share = np.array(weights) / sum(weights)
+        mean = share @ np.array([list(segment.probabilities.values()) for segment in segments])
+        probabilities = dict(zip(self.card.classes, mean.tolist(), strict=True))
+        return Prediction(
+            id=name,
+            start=origin,
+            end=origin + position / SAMPLING_RATE,
+            label=max(probabilities, key=probabilities.__getitem__),
+            probabilities=probabilities,
+            model=self.card.name,
+            segments=tuple(segments) if position > self._window else (),
+            embedding=share @ np.array(vectors) if embedding else None,
+        )
+
+    def predict_many(
+        self, clips: Iterable[Clip], *, workers: int | None = None, labels: Iterable[str] | None = None, embedding: bool = False
+    ) -> Iterator[tuple[Clip, Prediction | InputError]]:
+        """Recognise many recordings on all cores; yields each with its prediction, or its error, in the order given.
+
+        At most a few clips per worker are under way at once, so a million files need no more memory than ten.
+        """
+        workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+        names = None if labels is None else list(labels)
+        self._candidates(names)
+        with ThreadPoolExecutor(workers) as pool:
+            pending: list[tuple[Clip, Future[Prediction | InputError]]] = []
+            for clip in clips:
+                pending.append((clip, pool.submit(self._predict_clip, clip, names, embedding)))
+                if len(pending) >= 4 * workers:
+                    first, future = pending.pop(0)
+                    yield first, future.result()
+            for clip, future in pending:
+                yield clip, future.result()
+
+    def _predict_clip(self, clip: Clip, labels: list[str] | None, embedding: bool) -> Prediction | InputError:
+        try:
+            return self.predict(
+                clip.audio, start=clip.start, end=clip.end, labels=labels, embedding=embedding, id=clip.id
+            )
+        except InputError as error:
+            return error
+
+    @property
+    def _window(self) -> int:
+        return round(self.card.window_seconds * SAMPLING_RATE)
+
+    def _windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Cut a stream of blocks into windows; a rest shorter than half a window is shared with the one before it."""
+        buffer = np.zeros(0, np.float32)
+        for block in blocks:
+            buffer = np.concatenate([buffer, block])
+            while len(buffer) >= 2 * self._window:
+                yield buffer[: self._window]
+                buffer = buffer[self._window :]
+        if len(buffer) <= self._window:
+            yield buffer
+        else:
+            half = (len(buffer) + 1) // 2
+            yield buffer[:half]
+            yield buffer[half:]
+
+    def _candidates(self, labels: Iterable[str] | None) -> np.ndarray | None:
+        if labels is None:
+            return None
+        names = list(labels)
+        if not names:
+            raise InputError("labels: name at least one class")
+        for name in names:
+            if name not in self.card.classes:
+                raise InputError(f"labels: the model has no class {name!r}{nearest(name, self.card.classes)}")
+        return np.array([name in names for name in self.card.classes])
+
+    def _refuse(self, name: str, seconds: float, peak: float) -> None:
+        if seconds < self.card.min_seconds:
+            raise AudioError(f"{name}: is too short ({seconds:.3f} s): at least {self.card.min_seconds:g} s are needed")
+        raise AudioError(f"{name}: is silent (peak {20 * np.log10(max(peak, 1e-12)):.0f} dB full scale)")

@@ -1,0 +1,142 @@
+"""From encoder and head to a bundle: one ONNX graph that takes waveforms, checked against PyTorch before it is written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from serkit.data.files import write_json
+from serkit.encoders.base import Encoder
+from serkit.encoders.front import frame_mask
+from serkit.errors import SerkitError
+from serkit.inference.bundle import Bundle, Card
+from serkit.models.heads import Batch, Ensemble
+
+FRAME_RADIUS_SECONDS = 1.0
+"""A frame's probabilities come from the frames up to this far away."""
+
+
+class Graph(nn.Module):
+    """What a bundle's ``model.onnx`` computes: waveforms to logits, embedding and logits around every frame."""
+
+    def __init__(self, encoder: Encoder, head: Ensemble, layers: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
+        self.radius = max(1, round(FRAME_RADIUS_SECONDS * encoder.frame_rate / stride))
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return ``logits (B, C)``, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``.
+
+        The embedding is the time average of the highest layer that the head uses.
+        """
+        features = self.encoder(waveforms, lengths)
+        batch = Batch.of_frames(features, self.layers, self.stride)
+        logits = self.head(batch)
+        around = self.head(Batch.of_frames(features, self.layers, self.stride, self.radius))
+        frame_lengths = self.encoder.frame_lengths(lengths)
+        size = waveforms.shape[1] // self.encoder.hop
+        steps = torch.arange(size, device=waveforms.device)[None, :]
+        if features.start is not None:
+            steps = steps - features.start[:, None]
+        strides = (features.lengths + self.stride - 1) // self.stride
+        index = torch.minimum((steps.clamp(min=0) // self.stride).expand(waveforms.shape[0], size), strides[:, None] - 1)
+        rows = around.unflatten(0, (waveforms.shape[0], batch.arrays[0].shape[1] // waveforms.shape[0]))
+        frames = rows.gather(1, index[:, :, None].expand(-1, -1, around.shape[1]))
+        frames = frames * frame_mask(frame_lengths, size)[:, :, None]
+        embedding = batch.statistics[:, 0, -1]
+        return logits, embedding, frames, frame_lengths
+
+
+def export_graph(graph: Graph, path: Path) -> None:
+    """Write ``graph`` as float32 ONNX with batch and time dynamic."""
+    graph.eval()
+    example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
+    batch, samples = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=1600, max=16_000 * 30)
+    program = torch.onnx.export(
+        graph,
+        example,
+        input_names=["waveforms", "lengths"],
+        output_names=["logits", "embedding", "frame_logits", "frame_lengths"],
+        dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+        dynamo=True,
+        verbose=False,
+    )
+    program.save(str(path), external_data=False)
+
+
+def quantise(source: Path, path: Path) -> None:
+    """Turn the encoder's matrix products into int8 with dynamic activations, per channel; all else stays float32."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    model.graph.ClearField("value_info")  # shapes noted by the exporter contradict onnx's own inference
+    weights = {item.name: item for item in model.graph.initializer}
+    for node in model.graph.node:  # the quantiser transposes a Gemm's weight in place, so each needs its own copy
+        if node.op_type == "Gemm" and node.input[1] in weights:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(weights[node.input[1]])
+            copy.name = node.input[1] = f"{node.name}.weight"
+            weights[copy.name] = copy
+    large = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        and any(name in weights and np.prod(weights[name].dims) >= 256 * 256 for name in node.input)
+    ]
+    quantize_dynamic(
+        model, path, nodes_to_quantize=large, per_channel=True, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gemm"],
+    )  # fmt: skip
+
+
+def write_bundle(
+    folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool, tolerance: float
+) -> dict[str, float]:
+    """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms``.
+
+    ``tolerance`` bounds the difference of probabilities. Returns the largest one and the share of equal labels. Raises
+    ``SerkitError``, leaving ``folder`` as it was, when they disagree.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
+        work = Path(name)
+        export_graph(graph, work / "float.onnx")
+        if int8:
+            quantise(work / "float.onnx", work / "model.onnx")
+            (work / "float.onnx").unlink()
+        else:
+            (work / "float.onnx").rename(work / "model.onnx")
+        packages = ("serkit", "torch", "onnx", "onnxruntime")
+        facts = {**card, "versions": {package: version(package) for package in packages}}
+        facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}
+        write_json(work / "serkit.json", Card(**facts).dump())
+        agreement = compare(Bundle(work), graph, waveforms)
+        if agreement["max_probability_difference"] > tolerance:
+            raise SerkitError(f"{folder}: not written: ONNX and PyTorch differ by {agreement['max_probability_difference']:.2g}")
+        folder.mkdir(exist_ok=True)
+        for file in ("model.onnx", "serkit.json"):
+            shutil.move(work / file, folder / file)
+    return agreement
+
+
+@torch.no_grad()
+def compare(bundle: Bundle, graph: Graph, waveforms: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return how a bundle's probabilities differ from PyTorch's on ``waveforms``, and the share of equal labels."""
+    largest, equal = 0.0, 0
+    for waveform in waveforms:
+        ours = bundle.run(waveform).probabilities
+        logits = graph(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))[0][0]
+        theirs = (logits.double() / bundle.card.temperature).softmax(0).numpy()
+        largest = max(largest, float(np.abs(ours - theirs).max()))
+        equal += int(ours.argmax() == theirs.argmax())
+    return {"max_probability_difference": largest, "equal_labels": equal / len(waveforms)}
