@@ -6,3 +6,42 @@
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from serkit.data.labels import LabelScheme
+    from serkit.data.manifest import Manifest
+    from serkit.inference.predictor import Prediction, Predictor
+
+__version__ = version("serkit")
+__all__ = ["LabelScheme", "Manifest", "Prediction", "Predictor", "load"]
+
+_HOMES = {
+    "LabelScheme": "serkit.data.labels",
+    "Manifest": "serkit.data.manifest",
+    "Prediction": "serkit.inference.predictor",
+    "Predictor": "serkit.inference.predictor",
+}
+
+
+def load(model: str | Path | None = None) -> Predictor:
+    """Load a bundle, the packaged one when ``model`` is left out; see :meth:`Predictor.predict`.
+
+    Raises :class:`~serkit.errors.InputError` when the folder is not a bundle.
+    """
+    from serkit.inference.bundle import DEFAULT
+    from serkit.inference.predictor import Predictor
+
+    return Predictor(model or DEFAULT)
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: ``Manifest`` needs packages that recognition does not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'serkit' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

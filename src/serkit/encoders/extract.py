@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from serkit.data.audio import read_audio
+from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
 from serkit.encoders import create_encoder
 from serkit.encoders.base import Encoder
@@ -100,6 +101,16 @@ def extract(
         more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         raise InputError(f"{failed[0]}{more}: remove it from the manifest or repair it")
     return cache
+
+
+def write_features(jobs: list[Job], cache: FeatureCache, folder: str | Path, frames: bool) -> None:
+    """Write one ``<id>.npy`` per utterance to ``folder``: float16 ``(N, T, D)`` or float32 statistics ``(2, N, D)``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        path = folder / f"{job.id.replace('/', '_')}.npy"
+        with replace_atomically(path) as part:
+            np.save(part, cache.frames(job.key) if frames else cache.pooled(job.key))
 
 
 def _read_bytes(name: str) -> bytes:

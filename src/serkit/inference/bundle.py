@@ -62,7 +62,7 @@ class Bundle:
 
     def __init__(self, folder: str | Path = DEFAULT, threads: int = 1) -> None:
         folder = Path(folder)
-        self.card = _read_card(folder)
+        self.card = read_card(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -89,7 +89,8 @@ class Bundle:
         return scaled / scaled.sum(-1, keepdims=True)
 
 
-def _read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> Card:
+    """Read ``serkit.json``; raises ``InputError`` naming the file when it is not a card of this format."""
     path = folder / "serkit.json"
     if not path.is_file():
         raise InputError(f"{folder}: is not a bundle (no serkit.json): give a folder made by serkit export")

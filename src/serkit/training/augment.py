@@ -64,6 +64,13 @@ def reverb(x: np.ndarray, rng: np.random.Generator, seconds: Range = (0.15, 0.7)
     return fftconvolve(x, response)[: len(x)]
 
 
+def trim(x: np.ndarray, rng: np.random.Generator, decibels: float = 35) -> np.ndarray:
+    """Cut the ends that are ``decibels`` below the loudest 20 ms frame, but for 50 ms, before noise hides them."""
+    powers = _frame_powers(x)
+    active = np.flatnonzero(powers > powers.max() * 10 ** (-decibels / 10))
+    return x if not len(active) else x[max(0, active[0] * 320 - 800) : (active[-1] + 1) * 320 + 800]
+
+
 def codec(
     x: np.ndarray, rng: np.random.Generator, kinds: Sequence[str] = ("opus", "mp3", "mulaw"), kilobits: Range = (8, 32)
 ) -> np.ndarray:
@@ -81,7 +88,7 @@ def codec(
 
 
 TRANSFORMS: dict[str, Callable[..., np.ndarray]] = {
-    transform.__name__: transform for transform in (gain, speed, noise, tilt, reverb, codec)
+    transform.__name__: transform for transform in (trim, gain, speed, noise, tilt, reverb, codec)
 }
 
 
@@ -117,11 +124,16 @@ class Augmentation:
         return json.dumps(self.chain, sort_keys=True)
 
 
+def _frame_powers(x: np.ndarray) -> np.ndarray:
+    """Return the mean square of every whole 20 ms frame; of the whole when it is shorter than one."""
+    frames = x[: len(x) // 320 * 320].reshape(-1, 320) if len(x) >= 320 else x[None]
+    return np.square(frames, dtype=np.float64).mean(1)
+
+
 def _active_rms(x: np.ndarray) -> float:
-    frames = x[: max(len(x) // 320, 1) * 320][: len(x)]
-    powers = (frames.reshape(-1, 320) if len(frames) % 320 == 0 and len(frames) else frames[None]).astype(float) ** 2
-    powers = powers.mean(1)
-    return float(np.sqrt(powers[powers > powers.max() * 1e-3].mean())) if powers.max() > 0 else 0.0
+    """Return the level of the speech: over the frames within 30 dB of the loudest."""
+    powers = _frame_powers(x)
+    return float(np.sqrt(powers[powers >= powers.max() * 1e-3].mean()))
 
 
 def _transcode(x: np.ndarray, kind: str, bit_rate: int) -> np.ndarray:

@@ -70,8 +70,7 @@ def load_data(recipe: Recipe) -> Manifest:
 def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None = None) -> Material:
     """Encode every utterance and copy that is not cached yet, and load the features that the head needs."""
     manifest = load_data(recipe)
-    section = recipe.encoder
-    spec = EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
+    section, spec = recipe.encoder, encoder_spec(recipe)
     augmentation = Augmentation(recipe.augment.chain)
     needs_frames = recipe.head.kind == "frames"
     keys = []
@@ -91,6 +90,12 @@ def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None 
         speakers = group_of(manifest, "speaker")
         features = normalise_by_speaker(features, [speakers[id] for id in manifest.ids])
     return Material(manifest, features, encoded.folder.name, len(section.layers), encoded.shape[1])
+
+
+def encoder_spec(recipe: Recipe) -> EncoderSpec:
+    """Return the encoder that a recipe names, with its options."""
+    section = recipe.encoder
+    return EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
 
 
 def train(
@@ -124,7 +129,7 @@ def train(
 
 
 def fit_fold(
-    recipe: Recipe, material: Material, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None, log: Log
+    recipe: Recipe, material: Material, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
 ) -> tuple[Ensemble, list[dict[str, Any]]]:
     """Build a head and train it on ``train_ids``, watching ``dev_ids`` when there are any."""
     rows = {id: row for row, id in enumerate(material.features.ids)}
@@ -150,7 +155,7 @@ def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder:
         log(f"seed {seed} {fold.name}: already trained")
     else:
         work = folder / "checkpoints" / name
-        head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work, log)
+        head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
         write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
         with replace_atomically(weights_file) as part:
             save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)

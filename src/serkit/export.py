@@ -1,10 +1,10 @@
-"""From encoder and head to a bundle: one ONNX graph that takes waveforms, checked against PyTorch before it is written."""
+"""From a run to a bundle: one ONNX graph that takes waveforms, checked against PyTorch before it is written."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,83 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from serkit.data.audio import SAMPLING_RATE, read_audio
+from serkit.data.corpora import find_corpus
 from serkit.data.files import write_json
+from serkit.data.manifest import Manifest
 from serkit.encoders.base import Encoder
 from serkit.encoders.front import frame_mask
-from serkit.errors import SerkitError
+from serkit.errors import InputError, SerkitError
+from serkit.evaluation.calibration import fit_temperature
+from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
+from serkit.training.recipe import Recipe, load_recipe
+from serkit.training.run import encoder_spec, fit_fold, prepare_material
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""
+
+
+MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
+TOLERANCE = {False: 1e-4, True: 0.15}
+"""Largest difference of a probability from PyTorch's that an export accepts, by whether it is int8."""
+
+
+def export_run(
+    run: str | Path, output: str | Path, cache: str | Path, log: Callable[[str], None], int8: bool = False
+) -> dict[str, float]:
+    """Train the recipe of a finished ``run`` on all its speakers and write the bundle ``output``.
+
+    The temperature comes from the run's test predictions: every one was made by a model that had not seen the speaker.
+    Returns how ONNX and PyTorch agree. Raises ``InputError`` when the run is unfinished or its features are normalised
+    by speaker, which needs all of a speaker's recordings.
+    """
+    run = Path(run)
+    if not (run / "predictions.parquet").is_file():
+        raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
+    recipe = load_recipe(run / "recipe.toml")
+    if recipe.features.normalise == "speaker":
+        raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
+    material = prepare_material(recipe, Path(cache), log)
+    log(f"training on all {len(material.manifest)} utterances")
+    head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
+    graph = Graph(encoder_spec(recipe).create(), head.eval(), recipe.encoder.layers, recipe.features.stride)
+    temperature = run_temperature(run)
+    log(f"temperature {temperature:.3f}")
+    rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
+    waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
+    long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
+    return write_bundle(output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8)
+
+
+def run_temperature(run: Path) -> float:
+    """Return the temperature that makes the run's test probabilities most likely (Guo et al. 2017)."""
+    table = read_predictions(run / "predictions.parquet")
+    rows = judged_rows(table)
+    classes = classes_of(table)
+    truth = np.array([classes.index(label) for label in rows["truth"]])
+    return float(fit_temperature(np.log(np.clip(probabilities_of(rows), 1e-12, 1)), truth))
+
+
+def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperature: float) -> dict[str, Any]:
+    """Return the fields of the bundle's card."""
+    corpora = [find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora]
+    return {
+        "name": recipe.name,
+        "classes": recipe.labels.classes,
+        "temperature": temperature,
+        "min_seconds": MIN_SECONDS,
+        "window_seconds": WINDOW_SECONDS,
+        "frame_rate": graph.encoder.frame_rate,
+        "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
+        "licence": "; ".join(sorted({corpus.licence for corpus in corpora})),
+        "details": {
+            "encoder": recipe.encoder.model_dump(mode="json"),
+            "utterances": len(manifest),
+            "manifest_fingerprint": manifest.fingerprint(),
+        },
+    }
 
 
 class Graph(nn.Module):
@@ -99,12 +167,12 @@ def quantise(source: Path, path: Path) -> None:
 
 
 def write_bundle(
-    folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool, tolerance: float
+    folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
 ) -> dict[str, float]:
     """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms``.
 
-    ``tolerance`` bounds the difference of probabilities. Returns the largest one and the share of equal labels. Raises
-    ``SerkitError``, leaving ``folder`` as it was, when they disagree.
+    Returns the largest difference of a probability and the share of equal labels. Raises ``SerkitError``, leaving
+    ``folder`` as it was, when the difference exceeds :data:`TOLERANCE`.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +189,9 @@ def write_bundle(
         facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}
         write_json(work / "serkit.json", Card(**facts).dump())
         agreement = compare(Bundle(work), graph, waveforms)
-        if agreement["max_probability_difference"] > tolerance:
-            raise SerkitError(f"{folder}: not written: ONNX and PyTorch differ by {agreement['max_probability_difference']:.2g}")
+        if agreement["max_probability_difference"] > TOLERANCE[int8]:
+            difference = agreement["max_probability_difference"]
+            raise SerkitError(f"{folder}: not written: probabilities of ONNX and PyTorch differ by {difference:.2g}")
         folder.mkdir(exist_ok=True)
         for file in ("model.onnx", "serkit.json"):
             shutil.move(work / file, folder / file)

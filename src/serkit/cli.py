@@ -1,0 +1,312 @@
+"""The command line: every verb is a thin call into the package. See ``serkit --help``.
+
+Exit status: 0 done, 1 work failed, 2 bad input. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from serkit.errors import InputError, SerkitError, missing_extra
+
+app = typer.Typer(
+    help="Speech emotion recognition: recognise, train, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class Kind(StrEnum):
+    """What ``serkit list`` shows."""
+
+    encoders = "encoders"
+    corpora = "corpora"
+    protocols = "protocols"
+    recipes = "recipes"
+    models = "models"
+
+
+def main() -> None:
+    """Run the command line; known errors become one line and an exit status."""
+    try:
+        app()
+    except SerkitError as error:
+        typer.echo(f"serkit: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in TRAIN_PACKAGES:
+            raise
+        typer.echo(f"serkit: {missing_extra(str(error.name), 'train')}", err=True)
+        raise SystemExit(2) from None
+
+
+TRAIN_PACKAGES = {
+    "accelerate", "huggingface_hub", "jinja2", "matplotlib", "onnx", "onnxscript", "polars", "pydantic", "safetensors",
+    "scipy", "sklearn", "tomli_w", "torch",
+}  # fmt: skip
+
+
+@app.command()
+def predict(
+    audio: Annotated[list[str], typer.Argument(help="recordings, folders, globs, wav.scp, .csv, .jsonl, .parquet")],
+    model: Annotated[Path | None, typer.Option(help="a bundle folder; the packaged model when left out")] = None,
+    labels: Annotated[str | None, typer.Option(help="candidate classes, separated by commas")] = None,
+    format: Annotated[Format, typer.Option(help="table for people, json lines or csv for programs")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of stdout")] = None,
+    embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json only)")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="recordings at a time; one per core when left out")] = None,
+) -> None:
+    """Recognise the emotion expressed in recordings.
+
+    A recording that cannot be used is reported on stderr, the others go on, and the exit status is 2.
+    """
+    from serkit.data.clips import find_clips
+    from serkit.data.files import replace_atomically
+    from serkit.inference.bundle import DEFAULT
+    from serkit.inference.predictor import Predictor
+
+    names = None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
+    if embedding and format is not Format.json:
+        raise InputError("--embedding needs --format json")
+    predictor = Predictor(model or DEFAULT)
+    found = predictor.predict_many(find_clips(audio), workers=workers, labels=names, embedding=embedding)
+    failed: list[InputError] = []
+
+    def good() -> Iterable[Any]:
+        for _, result in found:
+            if isinstance(result, InputError):
+                failed.append(result)
+                typer.echo(f"serkit: {result}", err=True)
+            else:
+                yield result
+
+    write = {Format.table: _write_table, Format.json: _write_json, Format.csv: _write_csv}[format]
+    if output is None:
+        write(good(), predictor.card.classes, sys.stdout)
+    else:
+        with replace_atomically(output) as part, part.open("w", encoding="utf-8", newline="") as file:
+            write(good(), predictor.card.classes, file)
+    if failed:
+        raise SystemExit(2)
+
+
+def _write_table(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
+    print(f"{'recording':<40} {'seconds':>8}  {'label':<10} {'p':>5}  runner-up", file=file)
+    for prediction in predictions:
+        order = sorted(prediction.probabilities, key=prediction.probabilities.__getitem__, reverse=True)
+        second = f"{order[1]} {prediction.probabilities[order[1]]:.2f}" if prediction.probabilities[order[1]] > 0 else ""
+        name = prediction.id if len(prediction.id) <= 40 else "..." + prediction.id[-37:]
+        seconds = prediction.end - prediction.start
+        print(f"{name:<40} {seconds:>8.2f}  {prediction.label:<10} {prediction.confidence:>5.2f}  {second}", file=file, flush=True)
+
+
+def _write_json(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
+    for prediction in predictions:
+        print(json.dumps(prediction.as_dict(), ensure_ascii=False), file=file, flush=True)
+
+
+def _write_csv(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "start", "end", "label", *(f"p_{name}" for name in classes), "model"])
+    for prediction in predictions:
+        row = prediction.as_dict()
+        writer.writerow([row["id"], row["start"], row["end"], row["label"], *row["probabilities"].values(), row["model"]])
+
+
+@app.command(name="list")
+def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> None:
+    """List encoders, corpora, protocols, recipes or models."""
+    rows: list[tuple[str, str]]
+    if kind is Kind.encoders:
+        from serkit.encoders import list_encoders
+
+        rows = [(entry.name, entry.summary) for entry in list_encoders()]
+    elif kind is Kind.corpora:
+        from serkit.data.corpora import list_corpora
+
+        rows = [
+            (item.name, f"{item.title}: {item.utterances} utterances, {item.speakers} speakers, {item.language}; {item.licence}")
+            for item in list_corpora()
+        ]
+    elif kind is Kind.protocols:
+        from serkit.data.protocols import PROTOCOLS
+
+        rows = [(name, protocol.summary) for name, protocol in PROTOCOLS.items()]
+    elif kind is Kind.recipes:
+        from serkit.training.recipe import list_recipes, load_recipe
+
+        rows = [(name, load_recipe(name).summary) for name in list_recipes()]
+    else:
+        from serkit.inference.bundle import DEFAULT, read_card
+
+        card = read_card(DEFAULT)
+        rows = [("default", f"{card.name}: {', '.join(card.classes)}; {card.licence}")]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="see: serkit list corpora")],
+    root: Annotated[Path, typer.Argument(help="the corpus folder as its authors ship it")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="manifest to write: .parquet, .csv or .jsonl")],
+) -> None:
+    """Turn a corpus folder into a validated manifest."""
+    from serkit.data.corpora import find_corpus, prepare_corpus
+
+    manifest = prepare_corpus(corpus, root)
+    problems = manifest.validate()
+    _report_problems(problems)
+    if problems:
+        raise InputError(f"{root}: {len(problems)} problems, nothing written")
+    manifest.write(output)
+    complete = find_corpus(corpus).utterances
+    typer.echo(f"{output}: {len(manifest)} utterances ({complete} in the complete corpus), fingerprint {manifest.fingerprint()}")
+
+
+@app.command()
+def check(
+    manifest: Annotated[Path, typer.Argument(help="manifest to judge")],
+    protocol: Annotated[str | None, typer.Option(help="also split it and look for leaks")] = None,
+    audio: Annotated[bool, typer.Option(help="decode every recording instead of reading headers")] = False,
+) -> None:
+    """Count, and look for missing or corrupt files, duplicates and leaks."""
+    from serkit.data.manifest import Manifest
+    from serkit.data.protocols import create_folds, stamp
+
+    table = Manifest.read(manifest)
+    facts = table.describe()
+    typer.echo(f"{facts['utterances']} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers, {facts['fingerprint']}")
+    for column, counts in facts["counts"].items():
+        shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:12])
+        typer.echo(f"  {column}: {shown}{' ...' if len(counts) > 12 else ''}")
+    problems = table.validate(read_audio=audio)
+    _report_problems(problems)
+    if protocol:
+        folds = create_folds(table, protocol)
+        typer.echo(f"protocol {protocol}: {len(folds)} folds, {stamp(folds)}")
+        for fold in folds:
+            typer.echo(f"  {fold.name}: train {len(fold.train)}, dev {len(fold.dev)}, test {len(fold.test)}")
+    if problems:
+        raise InputError(f"{manifest}: {len(problems)} problems")
+    typer.echo("no problems found")
+
+
+@app.command()
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
+    encoder: Annotated[str, typer.Option(help="see: serkit list encoders")] = "whisper",
+    granularity: Annotated[str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")] = "utterance",
+    level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
+    trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
+    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+) -> None:
+    """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
+    from serkit.data.manifest import Manifest
+    from serkit.encoders.extract import EncoderSpec, extract, list_jobs, write_features
+
+    if granularity not in ("utterance", "frame"):
+        raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
+    jobs = list_jobs(Manifest.read(manifest))
+    spec = EncoderSpec(encoder, {"level": level, "trim": trim})
+    frames = granularity == "frame"
+    features = extract(jobs, spec, cache or _cache_folder(), frames, progress=_progress("utterances"))
+    write_features(jobs, features, output, frames)
+    typer.echo(f"{output}: {len(jobs)} files, encoder fingerprint {features.folder.name}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="recipe name (see: serkit list recipes) or .toml file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as data.root=DIR")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/NAME when left out")] = None,
+    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="encoding processes; one per core when left out")] = None,
+) -> None:
+    """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption."""
+    from serkit.training.recipe import load_recipe
+    from serkit.training.run import train
+
+    loaded = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / loaded.name
+    train(loaded, folder, cache or _cache_folder(), typer.echo, workers)
+    _evaluate(folder)
+
+
+@app.command()
+def evaluate(run: Annotated[Path, typer.Argument(help="run folder with predictions.parquet")]) -> None:
+    """Judge a run: report.json, report.html and a summary with intervals."""
+    _evaluate(run)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="bundle folder to write")],
+    int8: Annotated[bool, typer.Option(help="8-bit matrix products: twice as fast, a quarter of the size")] = False,
+    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+) -> None:
+    """Train the run's recipe on all its speakers and write a bundle that runs without PyTorch."""
+    from serkit.export import export_run
+
+    agreement = export_run(run, output, cache or _cache_folder(), typer.echo, int8)
+    typer.echo(
+        f"{output}: written; probabilities differ from PyTorch's by at most "
+        f"{agreement['max_probability_difference']:.2g}, {agreement['equal_labels']:.1%} of labels equal"
+    )
+
+
+def _evaluate(run: Path) -> None:
+    from serkit.evaluation.report import format_summary, write_report
+
+    typer.echo(format_summary(write_report(run)))
+    typer.echo(f"{run / 'report.html'}")
+
+
+def _report_problems(problems: list[Any]) -> None:
+    for problem in problems[:20]:
+        typer.echo(f"{problem.kind}: {problem}", err=True)
+    if problems[20:]:
+        typer.echo(f"and {len(problems) - 20} more problems", err=True)
+
+
+def _cache_folder() -> Path:
+    """Return the feature cache: ``SERKIT_CACHE``, or ``serkit`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if done == total or done % 500 == 0:
+            typer.echo(f"encoded {done}/{total} {what}")
+
+    return report
+
+
+if __name__ == "__main__":
+    main()
