@@ -116,10 +116,16 @@ def _write_table(predictions: Iterable[Any], classes: tuple[str, ...], file: Tex
     print(f"{'recording':<40} {'seconds':>8}  {'label':<10} {'p':>5}  runner-up", file=file)
     for prediction in predictions:
         order = sorted(prediction.probabilities, key=prediction.probabilities.__getitem__, reverse=True)
-        second = f"{order[1]} {prediction.probabilities[order[1]]:.2f}" if prediction.probabilities[order[1]] > 0 else ""
+        second = (
+            f"{order[1]} {prediction.probabilities[order[1]]:.2f}" if prediction.probabilities[order[1]] > 0 else ""
+        )
         name = prediction.id if len(prediction.id) <= 40 else "..." + prediction.id[-37:]
         seconds = prediction.end - prediction.start
-        print(f"{name:<40} {seconds:>8.2f}  {prediction.label:<10} {prediction.confidence:>5.2f}  {second}", file=file, flush=True)
+        print(
+            f"{name:<40} {seconds:>8.2f}  {prediction.label:<10} {prediction.confidence:>5.2f}  {second}",
+            file=file,
+            flush=True,
+        )
 
 
 def _write_json(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
@@ -132,7 +138,9 @@ def _write_csv(predictions: Iterable[Any], classes: tuple[str, ...], file: TextI
     writer.writerow(["id", "start", "end", "label", *(f"p_{name}" for name in classes), "model"])
     for prediction in predictions:
         row = prediction.as_dict()
-        writer.writerow([row["id"], row["start"], row["end"], row["label"], *row["probabilities"].values(), row["model"]])
+        writer.writerow(
+            [row["id"], row["start"], row["end"], row["label"], *row["probabilities"].values(), row["model"]]
+        )
 
 
 @app.command(name="list")
@@ -147,7 +155,10 @@ def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> N
         from serkit.data.corpora import list_corpora
 
         rows = [
-            (item.name, f"{item.title}: {item.utterances} utterances, {item.speakers} speakers, {item.language}; {item.licence}")
+            (
+                item.name,
+                f"{item.title}: {item.utterances} utterances, {item.speakers} speakers; {item.licence}",
+            )
             for item in list_corpora()
         ]
     elif kind is Kind.protocols:
@@ -184,7 +195,7 @@ def prepare(
         raise InputError(f"{root}: {len(problems)} problems, nothing written")
     manifest.write(output)
     complete = find_corpus(corpus).utterances
-    typer.echo(f"{output}: {len(manifest)} utterances ({complete} in the complete corpus), fingerprint {manifest.fingerprint()}")
+    typer.echo(f"{output}: {len(manifest)} of the {complete} utterances known, fingerprint {manifest.fingerprint()}")
 
 
 @app.command()
@@ -199,7 +210,9 @@ def check(
 
     table = Manifest.read(manifest)
     facts = table.describe()
-    typer.echo(f"{facts['utterances']} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers, {facts['fingerprint']}")
+    typer.echo(
+        "{utterances} utterances, {hours:.2f} h, {speakers} speakers, fingerprint {fingerprint}".format_map(facts)
+    )
     for column, counts in facts["counts"].items():
         shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:12])
         typer.echo(f"  {column}: {shown}{' ...' if len(counts) > 12 else ''}")
@@ -220,7 +233,9 @@ def extract(
     manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
     encoder: Annotated[str, typer.Option(help="see: serkit list encoders")] = "whisper",
-    granularity: Annotated[str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")] = "utterance",
+    granularity: Annotated[
+        str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")
+    ] = "utterance",
     level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
     trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,

@@ -61,7 +61,9 @@ def export_run(
     rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
     long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
-    return write_bundle(output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8)
+    return write_bundle(
+        output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8
+    )
 
 
 def run_temperature(run: Path) -> float:
@@ -75,7 +77,9 @@ def run_temperature(run: Path) -> float:
 
 def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperature: float) -> dict[str, Any]:
     """Return the fields of the bundle's card."""
-    corpora = [find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora]
+    corpora = [
+        find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora
+    ]
     return {
         "name": recipe.name,
         "classes": recipe.labels.classes,
@@ -116,7 +120,9 @@ class Graph(nn.Module):
         if features.start is not None:
             steps = steps - features.start[:, None]
         strides = (features.lengths + self.stride - 1) // self.stride
-        index = torch.minimum((steps.clamp(min=0) // self.stride).expand(waveforms.shape[0], size), strides[:, None] - 1)
+        index = torch.minimum(
+            (steps.clamp(min=0) // self.stride).expand(waveforms.shape[0], size), strides[:, None] - 1
+        )
         rows = around.unflatten(0, (waveforms.shape[0], batch.arrays[0].shape[1] // waveforms.shape[0]))
         frames = rows.gather(1, index[:, :, None].expand(-1, -1, around.shape[1]))
         frames = frames * frame_mask(frame_lengths, size)[:, :, None]
@@ -138,6 +144,7 @@ def export_graph(graph: Graph, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
+    assert program is not None
     program.save(str(path), external_data=False)
 
 

@@ -20,7 +20,7 @@ from serkit.errors import InputError, nearest
 class Fold:
     """Three disjoint lists of utterance ids, and the proof that they share no group.
 
-    ``groups`` maps every id to its speaker (or session, or corpus: see ``group``). The constructor raises ``InputError``
+    ``groups`` maps every id to its speaker (or session, or corpus: see ``group``). Raises ``InputError``
     when ids overlap, when the training or test part is empty, or when a group of the test part is also in train or dev,
     unless the protocol says so with ``declares_shared``. ``shared`` counts those groups; ``dev_shared`` counts groups
     that train and dev have in common, which happens only when the training part has a single speaker.
@@ -113,7 +113,9 @@ def group_of(manifest: Manifest, column: str) -> dict[str, str]:
     if missing:
         raise InputError(f"manifest: utterance {missing[0]!r} has no {column} ({len(missing)} lack it)")
     if table["id"].is_duplicated().any():
-        raise InputError(f"manifest: the id {table.filter(table['id'].is_duplicated())['id'][0]!r} stands more than once")
+        raise InputError(
+            f"manifest: the id {table.filter(table['id'].is_duplicated())['id'][0]!r} stands more than once"
+        )
     several = table["corpus"].n_unique() > 1
     return {
         row["id"]: f"{row['corpus']}/{row[column]}" if several and column != "corpus" else row[column]
@@ -122,7 +124,11 @@ def group_of(manifest: Manifest, column: str) -> dict[str, str]:
 
 
 def hold_out_dev(
-    ids: Sequence[str], groups: Mapping[str, str], labels: Mapping[str, str | None], share: float, rng: np.random.Generator
+    ids: Sequence[str],
+    groups: Mapping[str, str],
+    labels: Mapping[str, str | None],
+    share: float,
+    rng: np.random.Generator,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide training ``ids`` into train and dev by group; with a single group, by utterance, stratified by label."""
     if not 0 <= share < 1:
@@ -225,7 +231,9 @@ def _published(name: str) -> Splitter:
             tests = {fold: set(speakers) for fold, speakers in facts.tests.items()}
             return _by_test_groups(_only(manifest, name), options, tests, facts.column)
         (test,) = facts.tests.values()
-        return _speakers(_only(manifest, name), {**options, "test": test, "dev_speakers": facts.dev, "train": facts.train})
+        return _speakers(
+            _only(manifest, name), {**options, "test": test, "dev_speakers": facts.dev, "train": facts.train}
+        )
 
     return split
 
@@ -234,7 +242,9 @@ def _only(manifest: Manifest, name: str) -> Manifest:
     """Check that a published protocol is applied to its own corpus: its speaker names would mean others elsewhere."""
     corpora = set(manifest.table["corpus"].unique())
     if corpora != {PUBLISHED[name].corpus}:
-        raise InputError(f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds {sorted(map(str, corpora))}")
+        raise InputError(
+            f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds {sorted(map(str, corpora))}"
+        )
     return manifest
 
 
@@ -252,8 +262,9 @@ def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
     labels = dict(manifest.table.select("id", "emotion").iter_rows())
     # EmoBox keys are the corpus, a dash and the file name with every underscore turned into a dash.
     corpora = dict(manifest.table.select("id", "corpus").iter_rows())
-    row_of = {id: rows.get(id) or rows.get(f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
-    known = [id for id in manifest.ids if row_of[id] is not None]
+    found = {id: rows.get(id) or rows.get(f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
+    row_of = {id: row for id, row in found.items() if row is not None}
+    known = list(row_of)
     if len(known) < len(rows):
         raise InputError(f"{path}: lists {len(rows)} utterances, the manifest has {len(known)} of them")
     folds = []

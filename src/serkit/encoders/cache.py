@@ -23,7 +23,7 @@ from serkit.errors import SerkitError
 
 @dataclass(frozen=True)
 class Record:
-    """Where an utterance lies: ``shard``, ``number`` in the pooled file, ``offset`` in the frames file (None: no frames)."""
+    """Where an utterance lies: ``shard``, ``number`` in its pooled file, ``offset`` in its frames file or None."""
 
     shard: str
     number: int
@@ -43,7 +43,7 @@ def feature_key(audio: bytes, start: float | None, end: float | None, recipe: st
 class FeatureCache:
     """Features of one encoder in ``folder / fingerprint``.
 
-    ``num_layers`` (``N``) and ``dim`` (``D``) must be those of the encoder. Reading verifies each record's checksum once;
+    ``num_layers`` (``N``) and ``dim`` (``D``) must be those of the encoder. Reading verifies each record once;
     a damaged or cut file raises :class:`~serkit.errors.SerkitError` with its name.
     """
 
@@ -68,7 +68,9 @@ class FeatureCache:
                     record.offset is None or record.offset + self._frame_bytes(record.frames) <= sizes[".frames"]
                 )
                 if not complete:
-                    raise SerkitError(f"{index}: its data files are shorter than it says: delete {index.stem}.* to recompute")
+                    raise SerkitError(
+                        f"{index}: its data files are shorter than it says: delete {index.stem}.* to recompute"
+                    )
                 if key not in self.records or record.offset is not None:
                     self.records[key] = record
 
@@ -92,7 +94,9 @@ class FeatureCache:
             self._writer = _Writer(self.folder)
         # float64 sums: the statistics must not depend on how long the clip is
         pooled = np.stack([frames.mean(1, dtype=np.float64), frames.std(1, dtype=np.float64)]).astype(np.float32)
-        self.records[key] = self._writer.write(key, pooled, frames.astype(np.float16) if keep_frames else None, frames.shape[1])
+        self.records[key] = self._writer.write(
+            key, pooled, frames.astype(np.float16) if keep_frames else None, frames.shape[1]
+        )
 
     def pooled(self, key: str) -> np.ndarray:
         """Return mean and standard deviation over time, float32 ``(2, N, D)``."""
@@ -128,9 +132,9 @@ class FeatureCache:
     def _verify(self, key: str, suffix: str, raw: np.ndarray, crc: int | None, record: Record) -> None:
         if (key, suffix) in self._verified:
             return
-        if zlib.crc32(raw) != crc:
+        if zlib.crc32(raw.data) != crc:
             raise SerkitError(
-                f"{self.folder / record.shard}{suffix}: is damaged (utterance {key}): delete {record.shard}.* to recompute"
+                f"{self.folder / record.shard}{suffix}: is damaged (at {key}): delete {record.shard}.* to recompute"
             )
         self._verified.add((key, suffix))
 

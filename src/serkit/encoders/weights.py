@@ -34,7 +34,7 @@ def load_weights(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         return _load_file(path), {}
     if path.is_dir():
         return _load_folder(path)
-    if str(source).count("/") == 1 and not path.suffix == ".safetensors":
+    if str(source).count("/") == 1 and path.suffix != ".safetensors":
         return _load_folder(_from_hub(str(source)))
     names = ", ".join(sorted(file.stem for file in PACKAGED.glob("*.safetensors")))
     raise InputError(f"{source}: no such weights: give a .safetensors file, a folder, owner/name, or one of {names}")
@@ -75,7 +75,9 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HfHubHTTPError as error:
-        raise InputError(f"{name}: the hub refused it ({error.response.status_code}): check the name and your token") from error
+        raise InputError(
+            f"{name}: the hub refused it ({error.response.status_code}): check the name and your token"
+        ) from error
     except Exception as error:  # no network shows itself as one of many exception types
         raise InputError(
             f"{name}: not in the local Hugging Face cache, and the hub cannot be reached ({type(error).__name__}): "

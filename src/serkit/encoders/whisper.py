@@ -166,7 +166,7 @@ class WhisperEncoder(Encoder):
 def convert_state(state: dict[str, Tensor]) -> tuple[WhisperConfig, dict[str, Tensor]]:
     """Read the sizes of a checkpoint off its tensors and strip the prefixes that whole models put before the encoder.
 
-    Accepts the key names of Hugging Face's ``WhisperModel``, ``WhisperForConditionalGeneration`` and ``WhisperEncoder``.
+    Takes the key names of Hugging Face's ``WhisperModel``, ``WhisperForConditionalGeneration`` and ``WhisperEncoder``.
     """
     prefix = next((p for p in ("model.encoder.", "encoder.") if f"{p}conv1.weight" in state), "")
     state = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}

@@ -233,10 +233,10 @@ def _judge_group(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int, s
 
 def _calibration(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int, seed: int) -> Numbers:
     probabilities, truth = probabilities_of(rows), encode(rows["truth"].to_list(), classes)
-    keys = [rows[name].to_list() for name in ("id", "speaker", "seed")]
+    ids, speakers, seeds = (rows[name].to_list() for name in ("id", "speaker", "seed"))
 
     def figure(statistics: Floats, shape: tuple[int, ...], metric: Callable[[Floats], Floats], prefix: str) -> Numbers:
-        of = tally(statistics.reshape(rows.height, -1), *keys, shape)
+        of = tally(statistics.reshape(rows.height, -1), ids, speakers, seeds, shape)
         return figures(of, one(metric), [of.n], of.resample(resamples, seed), prefix)[0].as_dict()
 
     bins = calibration.bin_statistics(probabilities, truth)

@@ -46,7 +46,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the graph says of one utterance: ``probabilities (C,)``, ``embedding (D,)``, ``frame_probabilities (T, C)``."""
+    """What a graph says: ``probabilities (C,)``, ``embedding (D,)`` and ``frame_probabilities (T, C)``."""
 
     probabilities: np.ndarray
     embedding: np.ndarray
@@ -97,7 +97,9 @@ def read_card(folder: Path) -> Card:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.get("format") != FORMAT:
-            raise InputError(f"{path}: is of format {fields.get('format')}, this serkit reads {FORMAT}: export it again")
+            raise InputError(
+                f"{path}: is of format {fields.get('format')}, this serkit reads {FORMAT}: export it again"
+            )
         return Card(**{**fields, "classes": tuple(fields["classes"])})
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is damaged: {error}") from error

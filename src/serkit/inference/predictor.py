@@ -31,8 +31,8 @@ class Segment:
 class Prediction:
     """What is expressed in a recording.
 
-    ``probabilities`` are calibrated and add up to one; ``label`` is the most probable class. ``start`` and ``end`` are in
-    seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, and
+    ``probabilities`` are calibrated and add up to one; ``label`` is the most probable class. ``start`` and ``end`` are
+    in seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, and
     ``embedding (D,)`` is there when asked for.
     """
 
@@ -97,7 +97,7 @@ class Predictor:
         embedding: bool = False,
         id: str | None = None,
     ) -> Prediction:
-        """Recognise a file (path or open binary file, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
+        """Recognise a file (path or open, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
 
         ``labels`` restricts the candidate classes: the others get probability zero. Raises
         :class:`~serkit.errors.AudioError` for a recording that cannot be decoded, is silent, or is shorter than the
@@ -141,13 +141,22 @@ class Predictor:
         )
 
     def predict_many(
-        self, clips: Iterable[Clip], *, workers: int | None = None, labels: Iterable[str] | None = None, embedding: bool = False
+        self,
+        clips: Iterable[Clip],
+        *,
+        workers: int | None = None,
+        labels: Iterable[str] | None = None,
+        embedding: bool = False,
     ) -> Iterator[tuple[Clip, Prediction | InputError]]:
         """Recognise many recordings on all cores; yields each with its prediction, or its error, in the order given.
 
         At most a few clips per worker are under way at once, so a million files need no more memory than ten.
         """
-        workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+        workers = (
+            workers or len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else workers or os.cpu_count() or 1
+        )
         names = None if labels is None else list(labels)
         self._candidates(names)
         with ThreadPoolExecutor(workers) as pool:

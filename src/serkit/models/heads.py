@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from serkit.encoders.base import FrameFeatures
-from serkit.models.layers import POOLINGS, LayerMix, Segments, Standardise, Windows, scaled_layer_sum, stride_mean
+from serkit.models.layers import (
+    POOLINGS,
+    LayerMix,
+    Pooling,
+    Segments,
+    Standardise,
+    Windows,
+    scaled_layer_sum,
+    stride_mean,
+)
 
 
 class HeadConfig(BaseModel):
@@ -116,10 +126,10 @@ class FrameHead(nn.Module):
         self.mix = LayerMix(num_layers, config.mix)
         self.standardise = Standardise(num_layers, dim)
         sizes = (dim, *config.frame_hidden)
-        self.per_frame = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.per_frame = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.activation = ACTIVATIONS[config.activation]()
         self.drop = nn.Dropout(config.dropout)
-        self.pool = POOLINGS[config.pooling](sizes[-1])
+        self.pool: Pooling = POOLINGS[config.pooling](sizes[-1])
         self.decide = mlp(self.pool.dim, config.hidden, classes, config)
         linear = config.model_copy(update={"mix": "concat", "hidden": (), "pooling": "mean+std"})
         self.linear = PooledHead(linear, num_layers, dim, classes) if config.statistics else None
@@ -134,7 +144,7 @@ class FrameHead(nn.Module):
 
     def _drop_channels(self, x: Tensor, batch: Batch) -> Tensor:
         """Drop whole channels of an utterance: its frames are too alike for dropout frame by frame to regularise."""
-        if not self.training:
+        if not (self.training and isinstance(batch.segments, Segments)):
             return x
         keep = self.drop(x.new_ones(batch.statistics.shape[0] + 1, x.shape[1]))
         return x * keep[batch.segments.index]

@@ -6,7 +6,7 @@ A packed batch is the frames of its utterances one after the other, ``(F, D)``, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ EPSILON = 1e-5
 
 
 class Segments:
-    """Which utterance each of ``F`` frames belongs to: ``index (F,)`` in ``0..count``, where ``count`` marks padding."""
+    """Which utterance each of ``F`` frames belongs to: ``index (F,)`` from 0; ``count`` itself marks padding."""
 
     def __init__(self, index: Tensor, count: int) -> None:
         self.index, self.count = index, count
@@ -92,7 +92,7 @@ class _ScaledLayerSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.new_zeros(ctx.arrays[0].shape[0], gradient.shape[1])
         position = 0
         for array in ctx.arrays:
@@ -104,7 +104,7 @@ class _ScaledLayerSum(torch.autograd.Function):
 
 
 def scaled_layer_sum(scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
-    """Sum layers: ``scale (N, D)`` and one float16 or float32 array ``(N, T, D)`` per utterance give packed ``(F, D)``."""
+    """Sum layers: ``scale (N, D)`` and arrays ``(N, T, D)``, float16 or float32, give packed frames ``(F, D)``."""
     if torch.compiler.is_compiling():
         return torch.einsum("nd,nfd->fd", scale, torch.cat([array.float() for array in arrays], 1))
     if any(array.requires_grad for array in arrays):  # fine-tuning: gradients flow into the encoder as well
@@ -113,7 +113,7 @@ def scaled_layer_sum(scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
 
 
 def stride_mean(layers: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average ``stride`` neighbouring frames of ``(B, N, T, D)``, whose padding is zero; the last group may be shorter."""
+    """Average groups of ``stride`` frames of ``(B, N, T, D)``, whose padding is zero; the last may be shorter."""
     if stride == 1:
         return layers, lengths
     size = layers.shape[2]
@@ -145,7 +145,7 @@ class LayerMix(nn.Module):
 
 
 class Standardise(nn.Module):
-    """``(x - mean) / sd`` with statistics of the training part, kept as buffers so that they travel with the weights."""
+    """``(x - mean) / sd`` with statistics of the training part: buffers, so that they travel with the weights."""
 
     mean: Tensor
     sd: Tensor
@@ -164,7 +164,16 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.sd
 
 
-class MeanPooling(nn.Module):
+class Pooling(nn.Module):
+    """From frames ``(F, D)`` to one vector of width ``dim`` per segment."""
+
+    dim: int
+
+    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
+        raise NotImplementedError
+
+
+class MeanPooling(Pooling):
     """The mean over time."""
 
     def __init__(self, dim: int) -> None:
@@ -175,7 +184,7 @@ class MeanPooling(nn.Module):
         return segments.moments(x, torch.ones_like(x[:, :1]))[0]
 
 
-class MeanStdPooling(nn.Module):
+class MeanStdPooling(Pooling):
     """Mean and population standard deviation over time, concatenated."""
 
     def __init__(self, dim: int) -> None:
@@ -187,7 +196,7 @@ class MeanStdPooling(nn.Module):
         return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
 
 
-class AttentivePooling(nn.Module):
+class AttentivePooling(Pooling):
     """Attentive statistics (Okabe et al. 2018, https://arxiv.org/abs/1803.10963): weighted mean and deviation."""
 
     def __init__(self, dim: int, hidden: int = 64) -> None:
@@ -201,7 +210,7 @@ class AttentivePooling(nn.Module):
         return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
 
 
-POOLINGS: dict[str, type[nn.Module]] = {
+POOLINGS: dict[str, Callable[[int], Pooling]] = {
     "mean": MeanPooling,
     "mean+std": MeanStdPooling,
     "attention": AttentivePooling,

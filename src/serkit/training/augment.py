@@ -1,8 +1,8 @@
 """Changes to a waveform that leave the expressed emotion alone: a list of transforms, as data, seeded per utterance.
 
-    >>> chain = Augmentation([{"name": "gain", "decibels": [-6, 6]}])
-    >>> chain(np.ones(4, np.float32), seed="1/clip").shape
-    (4,)
+>>> chain = Augmentation([{"name": "gain", "decibels": [-6, 6]}])
+>>> chain(np.ones(4, np.float32), seed="1/clip").shape
+(4,)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy.signal import fftconvolve
 from serkit.data.audio import SAMPLING_RATE
 from serkit.errors import InputError, nearest
 
-Range = Sequence[float]
+Range = tuple[float, float]
 
 
 def gain(x: np.ndarray, rng: np.random.Generator, decibels: Range = (-12, 12)) -> np.ndarray:
@@ -54,7 +54,7 @@ def tilt(x: np.ndarray, rng: np.random.Generator, slope: Range = (-4, 4), bumps:
 
 
 def reverb(x: np.ndarray, rng: np.random.Generator, seconds: Range = (0.15, 0.7), ratio: Range = (0, 12)) -> np.ndarray:
-    """Put it into a room: exponentially decaying noise of ``seconds`` T60 at a direct-to-reverberant ``ratio`` in dB."""
+    """Put it into a room: decaying noise of ``seconds`` T60, at a direct-to-reverberant ``ratio`` in dB."""
     decay = rng.uniform(*seconds)
     time = np.arange(int(decay * SAMPLING_RATE)) / SAMPLING_RATE
     response = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay)
@@ -75,7 +75,7 @@ def codec(
     x: np.ndarray, rng: np.random.Generator, kinds: Sequence[str] = ("opus", "mp3", "mulaw"), kilobits: Range = (8, 32)
 ) -> np.ndarray:
     """Pass it through a lossy codec: opus or mp3 at ``kilobits`` per second, or 8 kHz telephone mu-law."""
-    kind = kinds[rng.integers(len(kinds))]
+    kind = kinds[int(rng.integers(len(kinds)))]
     peak = max(float(np.abs(x).max()), 1e-6)
     if kind == "mulaw":
         narrow = np.clip(soxr.resample(x / peak, SAMPLING_RATE, 8000), -1, 1)
@@ -112,6 +112,7 @@ class Augmentation:
             self.chain.append((name, probability, options))
 
     def __call__(self, waveform: np.ndarray, seed: str) -> np.ndarray:
+        """Return the changed waveform ``(S,)``, float32."""
         rng = np.random.default_rng(zlib.crc32(f"{seed}|{self.description()}".encode()))
         x = waveform.astype(np.float64)
         for name, probability, options in self.chain:
@@ -140,14 +141,14 @@ def _transcode(x: np.ndarray, kind: str, bit_rate: int) -> np.ndarray:
     name, container = {"opus": ("libopus", "ogg"), "mp3": ("libmp3lame", "mp3")}[kind]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
-        stream = output.add_stream(name, rate=SAMPLING_RATE, layout="mono")
+        stream: Any = output.add_stream(name, rate=SAMPLING_RATE, layout="mono")
         stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray((x * 32767).astype(np.int16)[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = SAMPLING_RATE, 0
         for packet in (*stream.encode(frame), *stream.encode(None)):
             output.mux(packet)
     buffer.seek(0)
-    with av.open(buffer) as source:
+    with av.open(buffer, "r") as source:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
         frames = [*source.decode(audio=0), None]
         return np.concatenate([piece.to_ndarray().ravel() for frame in frames for piece in resampler.resample(frame)])

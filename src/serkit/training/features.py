@@ -58,7 +58,7 @@ class FeatureSet:
         return _packed(self.statistics.flatten(0, 1), arrays)
 
     def augmented_batch(self, rows: Sequence[int], rng: np.random.Generator, crop: float) -> Batch:
-        """Return, for each of ``rows``, a copy drawn at random and of it a stretch of at least ``crop`` of its length."""
+        """Return, for each of ``rows``, a stretch of at least ``crop`` of the length of a copy drawn at random."""
         chosen = rng.integers(len(self.statistics), size=len(rows))
         index = torch.as_tensor(rows)
         arrays = [self.copies[copy][row] for copy, row in zip(chosen, rows, strict=True)] if self.copies else []
@@ -69,11 +69,17 @@ class FeatureSet:
 
 
 def load_features(
-    cache: FeatureCache, keys: Sequence[Sequence[str]], ids: Sequence[str], targets: Tensor, layers: Sequence[int], stride: int, frames: bool
+    cache: FeatureCache,
+    keys: Sequence[Sequence[str]],
+    ids: Sequence[str],
+    targets: Tensor,
+    layers: Sequence[int],
+    stride: int,
+    frames: bool,
 ) -> FeatureSet:
     """Read from the cache: ``keys`` has one list of cache keys per copy, in the order of ``ids``.
 
-    With ``stride`` 1 the frames stay in the mapped files; otherwise their means over ``stride`` frames are kept in memory.
+    With ``stride`` 1 the frames stay in the mapped files; otherwise means over ``stride`` frames are kept in memory.
     """
     chosen = list(layers)
     if not frames:
@@ -121,9 +127,9 @@ def fit_standardisation(head: nn.Module, features: FeatureSet) -> None:
 def frame_moments(arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation ``(N, D)`` over all frames of ``arrays (N, T, D)``."""
     total = sum(array.shape[1] for array in arrays)
-    mean = sum(array.float().sum(1) for array in arrays) / total
-    variance = sum((array.float() - mean[:, None]).square().sum(1) for array in arrays) / total
-    return mean, _floor(variance.sqrt())
+    mean = torch.stack([array.float().sum(1) for array in arrays]).sum(0) / total
+    squares = torch.stack([(array.float() - mean[:, None]).square().sum(1) for array in arrays]).sum(0)
+    return mean, _floor((squares / total).sqrt())
 
 
 def array_statistics(array: Tensor) -> Tensor:

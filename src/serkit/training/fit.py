@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from serkit.data.files import replace_atomically, write_json
+from serkit.data.files import replace_atomically
 from serkit.models.heads import Ensemble
 from serkit.training.features import FeatureSet
 
@@ -224,10 +224,10 @@ class _Progress:
         self.epoch += 1
         due = time.monotonic() - self.saved_at >= options.checkpoint_seconds
         if self.folder is not None and due and self.epoch < options.epochs:
-            self.save(head, optimizer)
+            self.save(self.folder, head, optimizer)
             self.saved_at = time.monotonic()
 
-    def save(self, head: nn.Module, optimizer: Any) -> None:
+    def save(self, folder: Path, head: nn.Module, optimizer: Any) -> None:
         tensors = {f"head.{key}": value for key, value in head.state_dict().items()}
         tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
         for number, entry in optimizer.state_dict()["state"].items():
@@ -235,8 +235,8 @@ class _Progress:
         facts = {"epoch": self.epoch, "stale": self.stale, "history": self.history}
         facts["best_score"] = None if self.best is None else self.best_score
         # One file holds it all: the JSON rides in the metadata, so tensors and facts cannot disagree after a kill.
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replace_atomically(self.folder / "checkpoint.safetensors") as part:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_atomically(folder / "checkpoint.safetensors") as part:
             save_file({key: value.contiguous() for key, value in tensors.items()}, part, {"facts": json.dumps(facts)})
 
     def resume(self, head: nn.Module, optimizer: Any) -> None:

@@ -60,7 +60,7 @@ class ProtocolSection(BaseModel):
 
 
 class EncoderSection(_Section):
-    """An encoder by name, the ``layers`` the head sees, and what is done to waveforms before (see ``create_encoder``)."""
+    """An encoder by name, the ``layers`` the head sees, what is done to waveforms first (see ``create_encoder``)."""
 
     name: str = "whisper"
     layers: tuple[int, ...]

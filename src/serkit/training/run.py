@@ -1,6 +1,6 @@
 """Run a recipe: every fold and seed, into a run folder that can be resumed and judged.
 
-    recipe.toml  provenance.json  history.jsonl  models/<fold>-<seed>.safetensors  predictions.parquet
+recipe.toml  provenance.json  history.jsonl  models/<fold>-<seed>.safetensors  predictions.parquet
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None 
     stride = recipe.features.stride
     too_high = [layer for layer in section.layers if not 0 <= layer < encoded.shape[0]]
     if too_high or not section.layers:
-        raise InputError(f"recipe {recipe.name}: encoder.layers {list(section.layers)}: {section.name} has 0 to {encoded.shape[0] - 1}")
+        raise InputError(
+            f"recipe {recipe.name}: encoder.layers is {list(section.layers)}, there are 0 to {encoded.shape[0] - 1}"
+        )
     features = load_features(encoded, keys, manifest.ids, targets, section.layers, stride, needs_frames)
     if recipe.features.normalise == "speaker":
         speakers = group_of(manifest, "speaker")
@@ -98,10 +100,8 @@ def encoder_spec(recipe: Recipe) -> EncoderSpec:
     return EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
 
 
-def train(
-    recipe: Recipe, folder: str | Path, cache: str | Path, log: Log = print, workers: int | None = None
-) -> Path:
-    """Run every seed and fold of ``recipe`` into ``folder``; finished ones are kept, so a killed run can be called again.
+def train(recipe: Recipe, folder: str | Path, cache: str | Path, log: Log = print, workers: int | None = None) -> Path:
+    """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
     Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another recipe.
     """
@@ -170,7 +170,9 @@ def _predict_part(
 ) -> pl.DataFrame:
     classes = list(recipe.labels.classes)
     rows = {id: row for row, id in enumerate(material.features.ids)}
-    scores = torch.zeros(0, len(classes)) if not ids else predict(head, material.features.take([rows[id] for id in ids], 1))
+    scores = (
+        torch.zeros(0, len(classes)) if not ids else predict(head, material.features.take([rows[id] for id in ids], 1))
+    )
     return predictions_table(material.manifest.select(ids), scores, classes).with_columns(
         fold=pl.lit(fold.name), seed=pl.lit(seed, pl.Int64), part=pl.lit(part)
     )
@@ -207,7 +209,13 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
         "manifest_fingerprint": material.manifest.fingerprint(),
         "seeds": list(recipe.seeds),
         "folds": [
-            {"name": fold.name, "train": len(fold.train), "dev": len(fold.dev), "test": len(fold.test), "shared": fold.shared}
+            {
+                "name": fold.name,
+                "train": len(fold.train),
+                "dev": len(fold.dev),
+                "test": len(fold.test),
+                "shared": fold.shared,
+            }
             for fold in folds
         ],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
