@@ -65,7 +65,9 @@ def _from_list(path: Path) -> Iterator[Clip]:
     try:
         rows = list(_LISTS[path.suffix.lower()](path))
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if not rows:
+        raise InputError(f"{path}: lists no recording")
     for number, row in enumerate(rows, 1):
         audio = row.get("audio") or row.get("wav") or row.get("file") or row.get("path")
         if not audio:
@@ -73,7 +75,7 @@ def _from_list(path: Path) -> Iterator[Clip]:
         id = row.get("id") or row.get("key") or audio
         try:
             start, end = (None if row.get(key) in (None, "") else float(row[key]) for key in ("start", "end"))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path}: row {number}: start and end are seconds: {error}") from error
         yield Clip(str(id), str(path.parent / str(audio)), start, end)
 
@@ -102,7 +104,10 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         import polars
     except ImportError as error:
         raise missing_extra("polars", "train") from error
-    yield from polars.read_parquet(path).iter_rows(named=True)
+    try:
+        yield from polars.read_parquet(path).iter_rows(named=True)
+    except polars.exceptions.PolarsError as error:
+        raise ValueError(str(error)) from error
 
 
 _LISTS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".scp": _read_scp, ".parquet": _read_parquet}

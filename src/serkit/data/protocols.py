@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,10 @@ class Protocol:
         for key in options:
             if key not in known:
                 raise InputError(f"protocol {self.name}: no option {key!r}{nearest(key, known)}")
+        for key in ("seed", "k"):
+            value = options.get(key, 0)
+            if not isinstance(value, int) or value < 0:
+                raise InputError(f"protocol {self.name}: {key} is a whole number from 0, got {value!r}")
         return self.split(manifest, {"dev": 0.2, "seed": 0, **options})
 
 
@@ -107,6 +112,8 @@ def create_folds(manifest: Manifest, protocol: str, **options: Any) -> list[Fold
 
 def group_of(manifest: Manifest, column: str) -> dict[str, str]:
     """Map ids to their ``column``; speakers and sessions of different corpora differ even when they are named alike."""
+    if column not in manifest.table.columns:
+        raise InputError(f"manifest: has no column {column!r}{nearest(column, manifest.table.columns)}")
     columns = [column] if column == "corpus" else ["corpus", column]
     table = manifest.table.select("id", *columns)
     missing = table.filter(table[column].is_null())["id"].to_list()
@@ -131,8 +138,8 @@ def hold_out_dev(
     rng: np.random.Generator,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide training ``ids`` into train and dev by group; with a single group, by utterance, stratified by label."""
-    if not 0 <= share < 1:
-        raise InputError(f"protocol: dev is a share in [0, 1), got {share}")
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise InputError(f"protocol: dev is a share in [0, 1), got {share!r}")
     if share == 0:
         return tuple(ids), ()
     names = sorted({groups[id] for id in ids})
@@ -142,8 +149,9 @@ def hold_out_dev(
         return tuple(id for id in ids if groups[id] not in chosen), tuple(id for id in ids if groups[id] in chosen)
     dev: set[str] = set()
     for label in sorted({str(labels[id]) for id in ids}):
-        same = [id for id in ids if str(labels[id]) == label]
-        dev.update(same[index] for index in rng.permutation(len(same))[: round(share * len(same))])
+        same = sorted(id for id in ids if str(labels[id]) == label)
+        count = min(len(same) - 1, round(share * len(same)))  # no class may leave the training part
+        dev.update(same[index] for index in rng.permutation(len(same))[:count])
     return tuple(id for id in ids if id not in dev), tuple(id for id in ids if id in dev)
 
 
@@ -176,18 +184,20 @@ def _leave_one_out(column: str, group: str) -> Splitter:
 def _group_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups, k = group_of(manifest, options.get("group", "speaker")), int(options.get("k", 5))
+    groups, k = group_of(manifest, options.get("group", "speaker")), options.get("k", 5)
     if not 2 <= k <= len(set(groups.values())):
         raise InputError(f"protocol group-k-fold: k is {k}, but there are {len(set(groups.values()))} groups")
     # Sorted, so that the folds do not depend on the order of rows.
     ids = sorted(manifest.ids)
     labels = {id: str(label) for id, label in manifest.table.select("id", "emotion").iter_rows()}
+    if k > max(Counter(labels.values()).values()):
+        raise InputError(f"protocol group-k-fold: k is {k}, but no class has that many utterances")
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=options["seed"])
     cells = [groups[id] for id in ids]
-    tests = {
-        f"fold_{number}": {cells[row] for row in rows}
-        for number, (_, rows) in enumerate(splitter.split(ids, [labels[id] for id in ids], cells), 1)
-    }
+    with warnings.catch_warnings():  # a rare class cannot be in every fold, and need not be
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = list(splitter.split(ids, [labels[id] for id in ids], cells))
+    tests = {f"fold_{number}": {cells[row] for row in rows} for number, (_, rows) in enumerate(parts, 1)}
     return _by_test_groups(manifest, options, tests, options.get("group", "speaker"), options.get("group", "speaker"))
 
 
@@ -205,6 +215,9 @@ def _part(manifest: Manifest, options: Options) -> list[Fold]:
 
 def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
     groups = group_of(manifest, "speaker")
+    for part in ("train", "dev_speakers", "test"):
+        if isinstance(options.get(part, ()), str):
+            raise InputError(f"protocol speakers: {part} is a list of speakers, got {options[part]!r}")
     lists = {part: {str(name) for name in options.get(part, ())} for part in ("train", "dev_speakers", "test")}
     present = set(groups.values())
     for part, names in lists.items():
@@ -254,15 +267,19 @@ def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
     if not path.is_file():
         raise InputError(f"protocol emobox-table: path {str(path)!r} is not a file: give an EmoBox .tsv table")
     with path.open(encoding="utf-8", newline="") as file:
-        rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t")}
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    if lines and "key" not in lines[0]:
+        raise InputError(f"{path}: has no column key")
+    # EmoBox keys are the corpus, a dash and the file name, in most corpora with every underscore turned into a dash.
+    rows = {row["key"].replace("_", "-"): row for row in lines}
     columns = [name for name in next(iter(rows.values()), {}) if name.startswith("fold_")]
     if not columns:
         raise InputError(f"{path}: has no fold_ column")
     groups = group_of(manifest, "speaker")
     labels = dict(manifest.table.select("id", "emotion").iter_rows())
-    # EmoBox keys are the corpus, a dash and the file name with every underscore turned into a dash.
     corpora = dict(manifest.table.select("id", "corpus").iter_rows())
-    found = {id: rows.get(id) or rows.get(f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
+    names = {id: (id.replace("_", "-"), f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
+    found = {id: rows.get(whole) or rows.get(prefixed) for id, (whole, prefixed) in names.items()}
     row_of = {id: row for id, row in found.items() if row is not None}
     known = list(row_of)
     if len(known) < len(rows):

@@ -32,5 +32,6 @@ def create_encoder(name: str, trim: float | None = None, level: float | None = N
         encoder = entries[name].create(**options)
     except TypeError as error:
         raise InputError(f"encoder {name}: {error}") from error
-    encoder.trim, encoder.level = trim, level
+    encoder.trim = None if trim is None else float(trim)
+    encoder.level = None if level is None else float(level)
     return encoder

@@ -73,6 +73,8 @@ class Encoder(nn.Module):
         start = None
         if self.trim is not None:
             waveforms, lengths, start = trim_silence(waveforms, lengths, self.trim)
+        if not torch.compiler.is_compiling():
+            waveforms = waveforms[:, : int(lengths.max())]  # an exported graph keeps its shape and masks instead
         if self.level is not None:
             waveforms = waveforms * level_gain(waveforms, lengths, self.level)
         features = self.encode(waveforms, lengths)

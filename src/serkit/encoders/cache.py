@@ -53,7 +53,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer: _Writer | None = None
         self._maps: dict[str, np.memmap] = {}
-        self._verified: set[tuple[str, str]] = set()
+        self._verified: set[tuple[str, int, str]] = set()
         self.records: dict[str, Record] = {}
         self.refresh()
 
@@ -61,8 +61,10 @@ class FeatureCache:
         """Read the index files again, to see what other processes have added."""
         self._maps.clear()
         for index in sorted(self.folder.glob("*.index")):
+            # The index first: another process may be writing, and its data files are always ahead of its index.
+            lines = index.read_text(encoding="utf-8").split("\n")[:-1]
             sizes = {suffix: _size(index.with_suffix(suffix)) for suffix in (".pooled", ".frames")}
-            for line in index.read_text(encoding="utf-8").split("\n")[:-1]:
+            for line in lines:
                 key, record = _parse(line, index)
                 complete = (record.number + 1) * self._pooled_bytes <= sizes[".pooled"] and (
                     record.offset is None or record.offset + self._frame_bytes(record.frames) <= sizes[".frames"]
@@ -106,7 +108,7 @@ class FeatureCache:
         return raw.view(np.float32).reshape(2, *self.shape)
 
     def frames(self, key: str) -> np.ndarray:
-        """Return the hidden states as a read-only float16 view ``(N, T, D)`` of the mapped file."""
+        """Return the hidden states as a float16 view ``(N, T, D)`` of the mapped file; writing to it leaves the file alone."""
         record = self._record(key)
         if record.offset is None:
             raise KeyError(f"{key}: only pooled statistics are cached")
@@ -126,17 +128,19 @@ class FeatureCache:
     def _read(self, shard: str, suffix: str, offset: int, size: int) -> np.ndarray:
         name = shard + suffix
         if name not in self._maps or offset + size > len(self._maps[name]):
-            self._maps[name] = np.memmap(self.folder / name, np.uint8, "r")
+            # Copy on write: torch wants writable memory, and the file must not change.
+            self._maps[name] = np.memmap(self.folder / name, np.uint8, "c")
         return self._maps[name][offset : offset + size]
 
     def _verify(self, key: str, suffix: str, raw: np.ndarray, crc: int | None, record: Record) -> None:
-        if (key, suffix) in self._verified:
+        place = (record.shard, record.number, suffix)  # not the key: frames added later are a record of their own
+        if place in self._verified:
             return
         if zlib.crc32(raw.data) != crc:
             raise SerkitError(
                 f"{self.folder / record.shard}{suffix}: is damaged (at {key}): delete {record.shard}.* to recompute"
             )
-        self._verified.add((key, suffix))
+        self._verified.add(place)
 
 
 class _Writer:

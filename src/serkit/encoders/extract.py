@@ -126,9 +126,10 @@ def _encode_job(job: Job, encoder: Encoder, cache: FeatureCache, frames: bool, a
         if job.seed is not None and augment is not None:
             waveform = augment(waveform, job.seed)
         with torch.inference_mode():
-            states = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).layers[0]
+            features = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
     except (AudioError, ValueError) as error:
         return f"utterance {job.id}: {error}"
+    states = features.layers[0, :, : int(features.lengths[0])]  # trimming may have left padding at the end
     cache.add(job.key, states.numpy(), frames)
     return None
 

@@ -21,9 +21,9 @@ def frame_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def frame_powers(waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """Return the mean square of every whole 20 ms frame ``(B, S // 320)``; zero past an utterance's end."""
+    """Return the mean square of every whole 20 ms frame ``(B, S // 320)``, S >= 320; zero past an utterance's end."""
     powers = F.avg_pool1d(waveforms.square()[:, None, :], FRAME)[:, 0, :]
-    return powers * frame_mask(lengths // FRAME, waveforms.shape[1] // FRAME)
+    return powers.masked_fill(~frame_mask(lengths // FRAME, waveforms.shape[1] // FRAME), 0.0)
 
 
 def level_gain(waveforms: Tensor, lengths: Tensor, level: float) -> Tensor:

@@ -153,7 +153,7 @@ class WhisperEncoder(Encoder):
         mask = frame_mask(lengths, x.shape[1])
         x = x + self.embed_positions.weight[: x.shape[1]]
         states = [x]
-        alone = not torch.compiler.is_compiling() and x.shape[0] == 1
+        alone = not torch.compiler.is_compiling() and x.shape[0] == 1 and int(lengths[0]) == x.shape[1]
         attend = None if alone else mask[:, None, None, :]
         for block in self.layers:
             x = block(x, attend)
@@ -192,7 +192,10 @@ def create(weights: str = "whisper-base-3blocks", blocks: int | None = None) -> 
     The packaged weights are the convolutions and the first three blocks of OpenAI's multilingual ``base`` model.
     """
     state, _ = load_weights(weights)
-    config, state = convert_state(state)
+    try:
+        config, state = convert_state(state)
+    except ValueError as error:
+        raise InputError(f"{weights}: {error}") from error
     if blocks is not None and blocks < config.blocks:
         config = replace(config, blocks=blocks, final_norm=False)
         kept = tuple(f"layers.{block}." for block in range(blocks))

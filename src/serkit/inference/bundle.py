@@ -74,6 +74,16 @@ class Bundle:
         except Exception as error:  # onnxruntime raises untyped errors of its own
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{folder / 'model.onnx'}: cannot be loaded: {reason}") from error
+        self._check_graph(folder / "model.onnx")
+
+    def _check_graph(self, path: Path) -> None:
+        takes = {item.name for item in self.session.get_inputs()}
+        gives = {item.name: item.shape for item in self.session.get_outputs()}
+        if takes != {"waveforms", "lengths"} or not {"logits", "embedding", "frame_logits"} <= set(gives):
+            raise InputError(f"{path}: is not a model of a serkit bundle: give a folder made by serkit export")
+        known, named = gives["logits"][-1], len(self.card.classes)
+        if isinstance(known, int) and known != named:
+            raise InputError(f"{path}: knows {known} classes, but serkit.json names {named}: export it again")
 
     def run(self, waveform: np.ndarray, keep: np.ndarray | None = None) -> Outputs:
         """Recognise one ``waveform (S,)`` float32 at 16 kHz; ``keep (C,)`` booleans restrict the candidate classes."""
@@ -96,10 +106,15 @@ def read_card(folder: Path) -> Card:
         raise InputError(f"{folder}: is not a bundle (no serkit.json): give a folder made by serkit export")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise TypeError("it holds no object")
         if fields.get("format") != FORMAT:
             raise InputError(
                 f"{path}: is of format {fields.get('format')}, this serkit reads {FORMAT}: export it again"
             )
-        return Card(**{**fields, "classes": tuple(fields["classes"])})
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        card = Card(**{**fields, "classes": tuple(fields["classes"])})
+        if not (card.temperature > 0 and 0 < card.min_seconds <= card.window_seconds):
+            raise ValueError("temperature and times must be positive, min_seconds at most window_seconds")
+        return card
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is damaged: {error}") from error

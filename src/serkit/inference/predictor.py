@@ -105,6 +105,8 @@ class Predictor:
         """
         keep = self._candidates(labels)
         if isinstance(audio, np.ndarray):
+            if start is not None or end is not None:
+                raise InputError("start and end are for files: slice the array instead")
             name, blocks = id or "array", iter([to_16k_mono(audio, sampling_rate)])
         else:
             name, blocks = id or source_name(audio), stream_audio(audio, start, end)

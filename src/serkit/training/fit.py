@@ -158,7 +158,7 @@ def _fit_convex(
         return loss
 
     loss = optimizer.step(closure)
-    line = {"epoch": 1, "first_loss": float(loss), "loss": float(closure())}
+    line = {"epoch": 1, "first_loss": float(loss.detach()), "loss": float(closure().detach())}
     return [line | (evaluate_dev(head, dev) if dev is not None and len(dev) else {})]
 
 

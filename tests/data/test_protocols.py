@@ -1,0 +1,457 @@
+"""Protocols: folds that never leak unseen, and published splits that are those of their papers."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from serkit.data.manifest import Manifest
+from serkit.data.protocols import PROTOCOLS, Fold, create_folds, group_of, hold_out_dev, stamp
+from serkit.data.published import PUBLISHED
+from serkit.errors import InputError
+
+GROUPS = {"a1": "a", "a2": "a", "b1": "b", "b2": "b", "c1": "c", "c2": "c"}
+BUILT_IN = ("leave-one-speaker-out", "leave-one-session-out", "leave-one-corpus-out", "group-k-fold")
+
+
+def make_fold(train=("a1", "a2"), dev=("b1", "b2"), test=("c1", "c2"), **options):
+    return Fold("x", tuple(train), tuple(dev), tuple(test), GROUPS, **options)
+
+
+def manifest_of(speakers, utterances=3, corpus="made", classes=("happy", "sad")):
+    rows = [
+        {
+            "id": f"{corpus}-{speaker}-{number}",
+            "audio": f"/{corpus}/{speaker}/{number}.wav",
+            "corpus": corpus,
+            "speaker": speaker,
+            "session": speaker[:1],
+            "emotion": classes[number % len(classes)],
+        }
+        for speaker in speakers
+        for number in range(utterances)
+    ]
+    return Manifest.from_rows(rows)
+
+
+def as_sets(folds):
+    return [(fold.name, set(fold.train), set(fold.dev), set(fold.test)) for fold in folds]
+
+
+def speakers_tested(folds):
+    return {fold.name: {fold.groups[id] for id in fold.test} for fold in folds}
+
+
+# Folds
+
+
+def test_a_fold_of_disjoint_groups_shares_nobody():
+    fold = make_fold()
+    assert (fold.shared, fold.dev_shared) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"dev": ("a1", "b1")}, {"test": ("a1", "c1")}, {"dev": ("b1", "c1")}, {"train": ("a1", "a1")}],
+    ids=["train and dev", "train and test", "dev and test", "twice in train"],
+)
+@pytest.mark.parametrize("declared", [False, True])
+def test_an_utterance_in_two_parts_is_refused_even_when_sharing_is_declared(parts, declared):
+    with pytest.raises(InputError, match=r"fold x: utterance '(a1|c1)' stands in more than one part"):
+        make_fold(**parts, declares_shared=declared)
+
+
+@pytest.mark.parametrize("parts", [{"test": ("a2", "c1"), "train": ("a1",)}, {"test": ("b2", "c1"), "dev": ("b1",)}])
+def test_a_speaker_of_the_test_part_in_train_or_dev_is_refused_unless_declared(parts):
+    with pytest.raises(InputError, match=r"speaker '(a|b)' is in training and test \(1 of them are\)"):
+        make_fold(**parts)
+    assert make_fold(**parts, declares_shared=True).shared == 1
+
+
+def test_a_speaker_in_train_and_dev_is_counted_but_not_refused():
+    assert make_fold(train=("a1",), dev=("a2", "b1")).dev_shared == 1
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_empty_training_or_test_part_is_refused(part):
+    with pytest.raises(InputError, match=f"the {part} part is empty"):
+        make_fold(**{part: ()})
+
+
+def test_an_empty_dev_part_is_allowed():
+    assert make_fold(dev=()).dev == ()
+
+
+def test_the_error_names_the_kind_of_group():
+    with pytest.raises(InputError, match="session 'a' is in training and test.*new sessions"):
+        make_fold(train=("a1",), test=("a2",), group="session")
+
+
+def test_the_stamp_is_the_largest_count_over_the_folds():
+    leaking = make_fold(train=("a1", "b1"), dev=(), test=("a2", "b2"), declares_shared=True)
+    assert stamp([make_fold()]) == "speakers shared: 0"
+    assert stamp([make_fold(), leaking, make_fold()]) == "speakers shared: 2"
+    assert stamp(iter([make_fold(group="session")])) == "sessions shared: 0"
+
+
+# Every protocol that makes its own folds
+
+
+@st.composite
+def manifests(draw):
+    """Corpora of different sizes whose speakers are named alike, with cells missing and sessions of one or more speakers."""
+    rows = []
+    for corpus in draw(st.sampled_from([("x",), ("x", "y"), ("x", "y", "z")])):
+        for speaker in range(draw(st.integers(1, 5))):
+            for number, emotion in enumerate(draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=6))):
+                id = f"{corpus}{speaker}{number}"
+                session = str(speaker // 2)
+                rows.append({"id": id, "audio": id, "corpus": corpus, "speaker": str(speaker), "session": session, "emotion": emotion})
+    return Manifest.from_rows(draw(st.permutations(rows)))
+
+
+def split(manifest, protocol, **options):
+    """Split, or give the example up where the protocol does not apply."""
+    try:
+        return create_folds(manifest, protocol, **({"k": 2} if protocol == "group-k-fold" else {}), **options)
+    except InputError as error:
+        assume(not any(reason in str(error) for reason in ("has only the", "k is 2", "no class has")))
+        raise
+
+
+@pytest.mark.parametrize("protocol", BUILT_IN)
+@given(manifest=manifests(), dev=st.sampled_from([0, 0.2, 0.5]))
+def test_folds_test_every_utterance_once_and_share_no_speaker(protocol, manifest, dev):
+    folds = split(manifest, protocol, dev=dev)
+    speakers = {row["id"]: (row["corpus"], row["speaker"]) for row in manifest.table.iter_rows(named=True)}
+    assert sorted(id for fold in folds for id in fold.test) == sorted(manifest.ids)
+    for fold in folds:
+        assert sorted(fold.train + fold.dev + fold.test) == sorted(manifest.ids)
+        train, held, test = ({speakers[id] for id in part} for part in (fold.train, fold.dev, fold.test))
+        assert not (train | held) & test
+        assert fold.shared == 0
+        assert fold.dev_shared == len(train & held)
+        assert not (train & held) or len(train | held) == 1
+        assert bool(held) == bool(dev) or len(train | held) == 1
+    assert stamp(folds) == "speakers shared: 0"
+
+
+@pytest.mark.parametrize("protocol", BUILT_IN)
+@given(manifest=manifests(), shuffle=st.randoms())
+def test_folds_do_not_depend_on_the_order_of_rows(protocol, manifest, shuffle):
+    ids = list(manifest.ids)
+    shuffle.shuffle(ids)
+    assert as_sets(split(manifest, protocol)) == as_sets(split(manifest.select(ids), protocol))
+
+
+@pytest.mark.parametrize("protocol", BUILT_IN)
+@given(manifest=manifests(), dev=st.sampled_from([0, 0.3, 0.6]), seed=st.integers(0, 5))
+def test_the_test_part_depends_on_neither_dev_nor_seed(protocol, manifest, dev, seed):
+    plain = {} if protocol != "group-k-fold" else {"seed": seed}
+    first, second = split(manifest, protocol, **plain), split(manifest, protocol, dev=dev, seed=seed)
+    assert [(fold.name, fold.test) for fold in first] == [(fold.name, fold.test) for fold in second]
+    assert second == split(manifest, protocol, dev=dev, seed=seed)
+
+
+@pytest.mark.parametrize(("protocol", "column"), list(zip(BUILT_IN[:3], ("speaker", "session", "corpus"), strict=True)))
+@given(manifest=manifests())
+def test_leave_one_out_tests_exactly_one_value_per_fold(protocol, column, manifest):
+    folds = split(manifest, protocol)
+    cells = {row["id"]: (row["corpus"], row[column]) for row in manifest.table.iter_rows(named=True)}
+    assert [len({cells[id] for id in fold.test}) for fold in folds] == [1] * len(folds)
+    assert len(folds) == len(set(cells.values()))
+    assert [fold.name for fold in folds] == sorted(fold.name for fold in folds)
+
+
+def test_folds_are_named_after_what_they_test():
+    folds = create_folds(manifest_of("ba"), "leave-one-speaker-out", dev=0)
+    assert speakers_tested(folds) == {"a": {"a"}, "b": {"b"}}
+
+
+def test_the_seed_changes_who_is_in_dev():
+    manifest = manifest_of([f"s{n}" for n in range(10)])
+    drawn = {frozenset(create_folds(manifest, "leave-one-speaker-out", seed=seed)[0].dev) for seed in range(8)}
+    assert len(drawn) > 3
+
+
+def test_the_seed_changes_the_folds_of_group_k_fold():
+    manifest = manifest_of([f"s{n}" for n in range(10)])
+    assert len({tuple(fold.test for fold in create_folds(manifest, "group-k-fold", seed=seed)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(("share", "speakers"), [(0.2, 2), (0.25, 2), (0.5, 5), (0.01, 1), (0.99, 9)])
+def test_dev_is_that_share_of_the_training_speakers_and_at_least_one(share, speakers):
+    manifest = manifest_of("abcdefghijk")
+    fold = create_folds(manifest, "leave-one-speaker-out", dev=share)[0]
+    assert len({fold.groups[id] for id in fold.dev}) == speakers
+
+
+def test_a_single_training_speaker_is_divided_by_class_and_the_fold_says_so():
+    manifest = manifest_of("ab", utterances=20)
+    fold = create_folds(manifest, "leave-one-speaker-out", dev=0.3)[0]
+    emotions = dict(manifest.table.select("id", "emotion").iter_rows())
+    assert fold.dev_shared == 1
+    assert sorted(emotions[id] for id in fold.dev) == ["happy"] * 3 + ["sad"] * 3
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5])
+def test_a_dev_share_outside_zero_to_one_is_refused(share):
+    with pytest.raises(InputError, match=r"dev is a share in \[0, 1\)"):
+        create_folds(manifest_of("abc"), "leave-one-speaker-out", dev=share)
+
+
+def test_holding_out_nothing_keeps_all_in_order():
+    ids = ["c", "a", "b"]
+    assert hold_out_dev(ids, dict.fromkeys(ids, "s"), dict.fromkeys(ids), 0, None) == (("c", "a", "b"), ())
+
+
+def test_group_k_fold_balances_classes():
+    manifest = manifest_of([f"s{n}" for n in range(12)], utterances=4)
+    emotions = dict(manifest.table.select("id", "emotion").iter_rows())
+    folds = create_folds(manifest, "group-k-fold", k=3)
+    assert [fold.name for fold in folds] == ["fold_1", "fold_2", "fold_3"]
+    assert [sorted(emotions[id] for id in fold.test) for fold in folds] == [["happy"] * 8 + ["sad"] * 8] * 3
+
+
+def test_group_k_fold_takes_another_group():
+    folds = create_folds(manifest_of(["a1", "a2", "b1", "b2", "c1"]), "group-k-fold", k=3, group="session", dev=0)
+    assert sorted(set().union(*values) and "".join(values) for values in speakers_tested(folds).values()) == ["a", "b", "c"]
+    assert stamp(folds) == "sessions shared: 0"
+
+
+def test_the_same_name_in_two_corpora_is_two_speakers():
+    both = Manifest.concat([manifest_of(["01", "02"], corpus="x"), manifest_of(["01", "02"], corpus="y")])
+    assert set(group_of(both, "speaker").values()) == {"x/01", "x/02", "y/01", "y/02"}
+    assert len(create_folds(both, "leave-one-speaker-out")) == 4
+    assert create_folds(both, "leave-one-corpus-out")[0].shared == 0
+
+
+# Parts and lists of speakers
+
+
+def parted(parts):
+    rows = [{**row, "part": parts[row["speaker"]]} for row in manifest_of(list(parts)).table.iter_rows(named=True)]
+    return Manifest.from_rows(rows)
+
+
+def test_the_part_column_is_taken_as_it_is():
+    (fold,) = create_folds(parted({"a": "train", "b": "dev", "c": "test", "d": None}), "part")
+    assert [{fold.groups[id] for id in part} for part in (fold.train, fold.dev, fold.test)] == [{"a"}, {"b"}, {"c"}]
+
+
+def test_without_a_dev_part_it_is_drawn_from_train():
+    (fold,) = create_folds(parted({"a": "train", "b": "train", "c": "test"}), "part")
+    assert {fold.groups[id] for id in fold.test} == {"c"}
+    assert len({fold.groups[id] for id in fold.dev}) == 1
+
+
+def test_parts_that_share_a_speaker_are_refused_unless_declared():
+    table = manifest_of("ab").table
+    rows = [{**row, "part": "test" if n % 3 == 0 else "train"} for n, row in enumerate(table.iter_rows(named=True))]
+    with pytest.raises(InputError, match="'a' is in training and test"):
+        create_folds(Manifest.from_rows(rows), "part")
+    assert stamp(create_folds(Manifest.from_rows(rows), "part", declares_shared=True)) == "speakers shared: 2"
+
+
+def test_lists_of_speakers_become_the_parts():
+    manifest = manifest_of("abcde")
+    (fold,) = create_folds(manifest, "speakers", train=["a"], dev_speakers=["b"], test=["c", "d"])
+    assert [{fold.groups[id] for id in part} for part in (fold.train, fold.dev, fold.test)] == [{"a"}, {"b"}, {"c", "d"}]
+    (fold,) = create_folds(manifest, "speakers", test=["c"], dev=0)
+    assert {fold.groups[id] for id in fold.train} == set("abde")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "test names no speaker"),
+        ({"test": ["z"]}, "test names 'z', who is not in the manifest"),
+        ({"test": ["a"], "dev_speakers": ["z"]}, "dev_speakers names 'z'"),
+        ({"test": "abc"}, "test is a list of speakers"),
+        ({"test": ["a"], "train": ["a", "b"]}, "stands in more than one part"),
+        ({"test": ["a", "b", "c"]}, "the train part is empty"),
+    ],
+)
+def test_bad_lists_of_speakers_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        create_folds(manifest_of("abc"), "speakers", **options)
+
+
+# Published splits
+
+
+def read_table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def manifest_of_table(rows, corpus):
+    """The utterances of an EmoBox table as our corpora name them: the file's stem, and the talker's session in IEMOCAP."""
+    from pathlib import PurePosixPath
+
+    return Manifest.from_rows(
+        {
+            "id": PurePosixPath(row["wav"]).stem,
+            "audio": row["wav"],
+            "corpus": corpus,
+            "speaker": row["speaker_stm"].removeprefix("Ses") if corpus != "emodb" else row["speaker_stm"][-2:],
+            "session": row["speaker_stm"][4:5] if corpus == "iemocap" else None,
+            "emotion": row["emo"],
+        }
+        for row in rows
+    )
+
+
+@pytest.mark.parametrize(("corpus", "folds"), [("ravdess", 6), ("emovo", 6), ("savee", 4), ("iemocap", 5)])
+def test_published_folds_test_the_utterances_of_the_emobox_table(reference_file, corpus, folds):
+    rows = read_table(reference_file(f"emobox/tsv/{corpus}.tsv"))
+    manifest = manifest_of_table(rows, corpus)
+    made = create_folds(manifest, f"emobox/{corpus}", dev=0)
+    assert [fold.name for fold in made] == [f"fold_{n}" for n in range(1, folds + 1)]
+    for fold in made:
+        expected = {part: {id for id, row in zip(manifest.ids, rows, strict=True) if row[fold.name] == part} for part in ("train", "test")}
+        assert set(fold.test) == expected["test"]
+        assert set(fold.train) == expected["train"]
+    assert stamp(made) == "speakers shared: 0"
+
+
+@pytest.mark.parametrize("corpus", ["ravdess", "emovo", "savee", "iemocap"])
+def test_an_emobox_table_by_path_gives_the_same_folds_as_the_published_ones(reference_file, corpus):
+    path = reference_file(f"emobox/tsv/{corpus}.tsv")
+    manifest = manifest_of_table(read_table(path), corpus)
+    by_path, published = (
+        create_folds(manifest, name, dev=0, **options) for name, options in (("emobox-table", {"path": path}), (f"emobox/{corpus}", {}))
+    )
+    assert as_sets(by_path) == as_sets(published)
+    assert stamp(by_path) == "speakers shared: 0"
+
+
+def test_emobox_shares_every_speaker_of_emodb_and_the_stamp_says_so(reference_file):
+    path = reference_file("emobox/tsv/emodb.tsv")
+    folds = create_folds(manifest_of_table(read_table(path), "emodb"), "emobox-table", path=path, dev=0)
+    assert len(folds) == 5
+    assert stamp(folds) == "speakers shared: 10"
+
+
+@pytest.mark.parametrize(("corpus", "version"), [("ravdess", "1.1.0"), ("emodb", "1.2.0")])
+def test_audeering_splits_are_those_of_its_datasets(reference_file, corpus, version):
+    facts = json.loads(reference_file(f"audeering/{corpus}_{version}_speaker_splits.json").read_text(encoding="utf-8"))
+    speakers = [name for part in ("train", "dev", "test") for name in facts.get(part, [])]
+    (fold,) = create_folds(manifest_of(speakers, corpus=corpus), f"audeering/{corpus}", dev=0)
+    for part in ("train", "dev", "test"):
+        assert {fold.groups[id] for id in getattr(fold, part)} == set(facts.get(part, []))
+
+
+def test_pepino_tests_the_last_two_actors_of_ravdess():
+    actors = [f"{n:02d}" for n in range(1, 25)]
+    (fold,) = create_folds(manifest_of(actors, corpus="ravdess"), "pepino/ravdess", dev=0.5, seed=3)
+    parts = [sorted({fold.groups[id] for id in part}) for part in (fold.train, fold.dev, fold.test)]
+    assert parts == [actors[:20], ["21", "22"], ["23", "24"]]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_folds_name_nobody_twice(name):
+    facts = PUBLISHED[name]
+    named = [speaker for speakers in facts.tests.values() for speaker in speakers]
+    named += [*facts.train, *(facts.dev or ())]
+    assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_split_of_another_corpus_is_refused(name):
+    with pytest.raises(InputError, match=f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds \\['made'\\]"):
+        create_folds(manifest_of("abc"), name)
+
+
+def test_a_published_split_without_its_speakers_is_refused():
+    with pytest.raises(InputError, match="'01', who is not in the manifest"):
+        create_folds(manifest_of(["23", "24"], corpus="ravdess"), "pepino/ravdess")
+    with pytest.raises(InputError, match="fold fold_2: the test part is empty"):
+        create_folds(manifest_of(["01", "11", "08"], corpus="ravdess"), "emobox/ravdess")
+
+
+# EmoBox tables by path
+
+
+def write_table(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_dev_part_of_an_emobox_table_is_kept(tmp_path):
+    path = write_table(tmp_path / "t.tsv", "key\tfold_1", "made-a-0\ttest", "made-b-0\tvalid", "made-c-0\ttrain")
+    (fold,) = create_folds(manifest_of("abc", utterances=1), "emobox-table", path=path)
+    assert (fold.train, fold.dev, fold.test) == (("made-c-0",), ("made-b-0",), ("made-a-0",))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["key\tfold_1", "made-a-0\ttest", "made-z-0\ttrain"], "lists 2 utterances, the manifest has 1 of them"),
+        (["key\tother", "made-a-0\ttest"], "has no fold_ column"),
+        (["id\tfold_1", "made-a-0\ttest"], "has no column key"),
+        ([""], "has no"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_name(tmp_path, lines, message):
+    path = write_table(tmp_path / "t.tsv", *lines)
+    with pytest.raises(InputError, match=f"t.tsv: {message}"):
+        create_folds(manifest_of("abc", utterances=1), "emobox-table", path=path)
+
+
+def test_a_missing_table_is_refused():
+    with pytest.raises(InputError, match="is not a file: give an EmoBox .tsv table"):
+        create_folds(manifest_of("abc"), "emobox-table")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options", "message"),
+    [
+        ("leave-one-speaker-in", {}, "no protocol named 'leave-one-speaker-in': did you mean 'leave-one-speaker-out'"),
+        ("xyz", {}, r"no protocol named 'xyz' \(known: .*group-k-fold"),
+        ("leave-one-speaker-out", {"sead": 1}, "no option 'sead': did you mean 'seed'"),
+        ("leave-one-speaker-out", {"k": 3}, r"no option 'k' \(known: dev, seed\)"),
+        ("leave-one-speaker-out", {"seed": -1}, "seed is a whole number"),
+        ("leave-one-speaker-out", {"dev": "much"}, "dev is a share"),
+        ("leave-one-corpus-out", {}, r"has only the corpus \['made'\]"),
+        ("group-k-fold", {"k": 4}, "k is 4, but there are 3 groups"),
+        ("group-k-fold", {"k": 1}, "k is 1, but"),
+        ("group-k-fold", {"k": "many"}, "k is a whole number"),
+        ("group-k-fold", {"group": "town"}, "has no column 'town'"),
+        ("part", {}, "the train part is empty"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_is_wrong(protocol, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        create_folds(manifest_of("abc"), protocol, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_k_fold_on_classes_of_one_utterance_each_is_refused():
+    rows = [{"id": name, "audio": name, "corpus": "x", "speaker": name, "emotion": name} for name in "abc"]
+    with pytest.raises(InputError, match="k is 2, but no class has that many utterances"):
+        create_folds(Manifest.from_rows(rows), "group-k-fold", k=2)
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-speaker-out", "group-k-fold", "part", "speakers"])
+def test_a_missing_speaker_is_named(protocol):
+    rows = [*manifest_of("abcdef").table.iter_rows(named=True), {"id": "lost", "audio": "x", "corpus": "made", "emotion": "sad"}]
+    with pytest.raises(InputError, match=r"utterance 'lost' has no speaker \(1 lack it\)"):
+        create_folds(Manifest.from_rows(rows), protocol)
+
+
+def test_an_id_that_stands_twice_is_refused():
+    rows = list(manifest_of("ab").table.iter_rows(named=True))
+    with pytest.raises(InputError, match="the id 'made-a-0' stands more than once"):
+        create_folds(Manifest.from_rows([*rows, rows[0]]), "leave-one-speaker-out")
+
+
+def test_every_protocol_has_a_name_and_a_summary():
+    assert all(name == protocol.name and protocol.summary for name, protocol in PROTOCOLS.items())

@@ -1,0 +1,342 @@
+"""The contract of every encoder: frame counts, batched = alone, gradients, clear errors, parity with its reference."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from serkit.encoders import create_encoder, list_encoders
+from serkit.encoders.base import EncoderEntry, register
+from serkit.encoders.whisper import LogMel, convert_state, mel_filters
+from serkit.encoders.whisper import create as create_whisper
+from serkit.errors import InputError
+
+torch.set_num_threads(1)
+
+ENTRIES = {entry.name: entry for entry in list_encoders()}
+FRONTS = {"plain": (None, None), "trim": (35, None), "level": (None, -23), "trim and level": (35, -23)}
+every_encoder = pytest.mark.parametrize("name", list(ENTRIES))
+WEIGHTS = Path(
+    os.environ.get("SERKIT_WEIGHTS")
+    or Path(__file__).parents[3] / "shared" / "weights" / "whisper-base-encoder-fp16.safetensors"
+)
+
+
+def tiny(name, trim=None, level=None):
+    torch.manual_seed(0)
+    encoder = ENTRIES[name].create_tiny()
+    encoder.trim, encoder.level = trim, level
+    return encoder
+
+
+def longest(encoder):
+    return min(encoder.max_samples or 24_000, 24_000)
+
+
+def speech(samples, seed, lead=0, tail=0, noise=1e-5):
+    """A gliding harmonic tone in weak noise; ``lead`` and ``tail`` are the shares of near silence at the ends."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(samples) / 16_000
+    phase = 2 * np.pi * np.cumsum(rng.uniform(90, 250) * (1 + 0.1 * np.sin(7 * time))) / 16_000
+    tone = sum(np.sin(k * phase) / k for k in range(1, 9)) * 0.1 * rng.uniform(0.1, 1)
+    position = np.arange(samples) / samples
+    tone[(position < lead) | (position > 1 - tail)] *= 1e-4
+    return torch.tensor(tone + rng.normal(0, noise, samples), dtype=torch.float32)
+
+
+def pad(clips, size=None, garbage=0.0):
+    size = size or max(len(clip) for clip in clips)
+    noise = torch.randn(len(clips), size, generator=torch.Generator().manual_seed(1)) * garbage
+    for row, clip in zip(noise, clips, strict=True):
+        row[: len(clip)] = clip
+    return noise, torch.tensor([len(clip) for clip in clips])
+
+
+@torch.no_grad()
+def alone(encoder, clip):
+    return encoder(clip[None], torch.tensor([len(clip)]))
+
+
+@every_encoder
+def test_frame_counts_are_those_that_frame_lengths_tells(name):
+    encoder = tiny(name)
+    low, high = encoder.min_samples, longest(encoder)
+    lengths = sorted({*range(low, low + 2 * encoder.hop + 2, 53), *range(low, high, 1601), low + encoder.hop, high})
+    told = encoder.frame_lengths(torch.tensor(lengths))
+    assert told.min() >= 1 and (told.diff() >= 0).all()
+    for samples, frames in zip(lengths, told.tolist(), strict=True):
+        features = alone(encoder, speech(samples, samples))
+        assert features.layers.shape == (1, encoder.num_layers, frames, encoder.dim), samples
+        assert features.lengths.tolist() == [frames]
+        assert abs(frames - samples / encoder.hop) <= 2
+    assert features.frame_rate == encoder.frame_rate == encoder.sampling_rate / encoder.hop
+
+
+@every_encoder
+@pytest.mark.parametrize("front", list(FRONTS))
+@settings(max_examples=12)
+@given(data=st.data())
+def test_an_utterance_gets_the_same_answer_in_any_batch(name, front, data):
+    encoder = tiny(name, *FRONTS[front])
+    sizes = data.draw(st.lists(st.integers(encoder.min_samples, longest(encoder)), min_size=1, max_size=4))
+    ends = data.draw(st.sampled_from([(0, 0), (0.4, 0), (0, 0.4), (0.3, 0.3)]))
+    clips = [speech(samples, seed, *(ends if seed % 2 == 0 else (0, 0))) for seed, samples in enumerate(sizes)]
+    size = max(sizes) + data.draw(st.sampled_from([0, 1, 700]))
+    with torch.no_grad():
+        batch = encoder(*pad(clips, size, garbage=data.draw(st.sampled_from([0.0, 3.0]))))
+    assert torch.equal(batch.mask().sum(1), batch.lengths)
+    for row, clip in enumerate(clips):
+        single, frames = alone(encoder, clip), int(batch.lengths[row])
+        assert single.lengths.tolist() == [frames]
+        torch.testing.assert_close(batch.layers[row, :, :frames], single.layers[0], atol=1e-5, rtol=0)
+        assert not batch.layers[row, :, frames:].any()
+        assert batch.start is None or batch.start[row] == single.start[0]
+
+
+@every_encoder
+@pytest.mark.parametrize("front", list(FRONTS))
+def test_a_batch_of_one_may_be_padded(name, front):
+    encoder, clip = tiny(name, *FRONTS[front]), speech(12_000, 2, 0.3, 0.3)
+    with torch.no_grad():
+        padded = encoder(*pad([clip], 20_000, garbage=3.0))
+    torch.testing.assert_close(padded.layers, alone(encoder, clip).layers, atol=1e-5, rtol=0)
+    assert padded.layers.shape[2] == int(padded.lengths)
+
+
+@every_encoder
+@pytest.mark.parametrize("front", list(FRONTS))
+def test_not_even_nan_in_the_padding_matters(name, front):
+    encoder = tiny(name, *FRONTS[front])
+    clips = [speech(9000, 0, 0.3, 0.3), speech(16_000, 1)]
+    clean, lengths = pad(clips)
+    dirty = clean.clone()
+    dirty[0, 9000:] = torch.nan
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(dirty, lengths).layers, encoder(clean, lengths).layers, atol=1e-6, rtol=0)
+
+
+@every_encoder
+def test_trimming_gives_the_frames_of_the_trimmed_recording(name):
+    encoder, plain = tiny(name, trim=35), tiny(name)
+    clip = speech(16_000, 3)
+    silence = torch.zeros(6400)
+    features = alone(encoder, torch.cat([silence, clip, silence]))
+    assert int(features.start) == (6400 - 800) // 320 * 320 // encoder.hop
+    kept = torch.cat([silence[: 6400 - int(features.start) * encoder.hop], clip, silence[:800]])
+    torch.testing.assert_close(features.layers, alone(plain, kept).layers, atol=1e-5, rtol=0)
+
+
+@every_encoder
+def test_levelling_makes_the_gain_irrelevant(name):
+    encoder, clip = tiny(name, level=-23), speech(12_000, 4)
+    torch.testing.assert_close(
+        alone(encoder, clip).layers, alone(encoder, clip * 0.05).layers, atol=2e-5, rtol=0
+    )
+
+
+@every_encoder
+def test_the_order_of_a_batch_is_kept(name):
+    encoder = tiny(name)
+    waveforms, lengths = pad([speech(8000, 1), speech(14_000, 2), speech(11_000, 3)])
+    with torch.no_grad():
+        there, back = encoder(waveforms, lengths), encoder(waveforms.flip(0), lengths.flip(0))
+    torch.testing.assert_close(there.layers, back.layers.flip(0), atol=1e-5, rtol=0)
+    assert (there.layers[0] - there.layers[2]).abs().max() > 1e-2
+
+
+@every_encoder
+def test_every_parameter_gets_a_gradient(name):
+    encoder = tiny(name)
+    features = encoder(*pad([speech(9000, 1), speech(16_000, 2)]))
+    # Random factors: the plain sum over the width of a normalised layer is constant.
+    (features.layers * torch.randn(features.layers.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    without = [key for key, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+    if hasattr(encoder, "embed_positions"):
+        used = encoder.embed_positions.weight.grad.abs().sum(1) > 0
+        assert used.sum() == features.layers.shape[2] and used[: features.layers.shape[2]].all()
+
+
+@every_encoder
+def test_input_of_the_wrong_length_is_refused_in_words(name):
+    encoder = tiny(name)
+    short = encoder.min_samples - 1
+    with pytest.raises(ValueError, match=rf"{name} needs at least {short + 1} samples \(.* s\), got {short}"):
+        encoder(torch.zeros(2, 16_000), torch.tensor([16_000, short]))
+    alone(encoder, speech(encoder.min_samples, 0))
+    if encoder.max_samples is not None:
+        size = encoder.max_samples + 1
+        with pytest.raises(ValueError, match=rf"{name} takes at most .* s at a time, got .*: cut the recording"):
+            encoder(torch.zeros(2, size), torch.tensor([16_000, size]))
+
+
+@every_encoder
+def test_the_fingerprint_follows_weights_and_front_end(name):
+    encoder = tiny(name)
+    first = encoder.fingerprint()
+    assert first == encoder.fingerprint() == tiny(name).fingerprint()
+    seen = {first, tiny(name, trim=35).fingerprint(), tiny(name, trim=30).fingerprint()}
+    seen |= {tiny(name, level=-23).fingerprint(), tiny(name, level=35).fingerprint()}
+    for _, weight in encoder.named_parameters():
+        with torch.no_grad():
+            weight.view(-1)[-1] += 1e-3
+        seen.add(encoder.fingerprint())
+    assert len(seen) == 5 + len(list(encoder.parameters()))
+
+
+def test_encoders_are_found_by_name():
+    with pytest.raises(InputError, match="no encoder named 'wisper': did you mean 'whisper'"):
+        create_encoder("wisper")
+    with pytest.raises(InputError, match="encoder whisper: .*'blocs'"):
+        create_encoder("whisper", blocs=3)
+    with pytest.raises(ValueError, match="already registered"):
+        register(EncoderEntry("whisper", "", lambda: None, lambda: None))
+
+
+# Parity with reference implementations
+
+
+def transformers_whisper():
+    pytest.importorskip("transformers", reason="the reference implementation comes with serkit[transformers]")
+    from transformers import WhisperConfig
+    from transformers.models.whisper import modeling_whisper
+
+    return WhisperConfig, modeling_whisper
+
+
+def shake(module, seed=0):
+    """Small random weights everywhere, normalisations and positions included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1 + (weight.ndim == 1))
+    return module.eval()
+
+
+@torch.no_grad()
+def reference_states(encoder, mels):
+    """Every hidden state of a transformers encoder: the input of each block, and what follows the last."""
+    states = []
+    first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
+    hooks = [encoder.layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))]
+    hooks += [layer.register_forward_hook(lambda *call: states.append(first(call[2]).clone())) for layer in encoder.layers]
+    last = encoder(mels).last_hidden_state
+    for hook in hooks:
+        hook.remove()
+    return states, last
+
+
+def features_of(clip, mels, samples):
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(feature_size=mels, chunk_length=samples // 16_000)
+    return extractor(clip.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
+
+
+def whisper_on_random_weights(tmp_path):
+    make_config, whisper = transformers_whisper()
+    config = make_config(
+        vocab_size=60, num_mel_bins=20, d_model=128, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, max_source_positions=100,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    clip = torch.cat([speech(20_000, 5, noise=1e-3), torch.zeros(12_000)])
+    for number, kind in enumerate(("WhisperEncoder", "WhisperModel", "WhisperForConditionalGeneration")):
+        model = shake(getattr(whisper, kind)(config), number)
+        path = tmp_path / f"{kind}.safetensors"
+        save_file({key: value.clone().contiguous() for key, value in model.state_dict().items()}, path)
+        inner = model if kind == "WhisperEncoder" else model.get_encoder()
+        states, last = reference_states(inner, features_of(clip, 20, 32_000))
+        yield kind, [*states[:-1], last], alone(create_whisper(str(path)), clip).layers
+        cut = create_whisper(str(path), blocks=1)
+        assert cut.num_layers == 2 and cut.layer_norm is None
+        yield f"{kind}, first block", states[:2], alone(cut, clip).layers
+
+
+REFERENCES = {"whisper": whisper_on_random_weights}
+
+
+@every_encoder
+def test_hidden_states_equal_the_reference_on_random_weights(name, tmp_path):
+    for case, expected, layers in REFERENCES[name](tmp_path):
+        assert layers.shape[1] == len(expected), case
+        for number, state in enumerate(expected):
+            difference = (layers[:, number] - state).abs().max()
+            assert difference < 1e-4, f"{case}: layer {number} differs by {difference}"
+
+
+def real_whisper(state):
+    make_config, whisper = transformers_whisper()
+    config, converted = convert_state(state)
+    reference = whisper.WhisperEncoder(
+        make_config(
+            num_mel_bins=config.mels, d_model=config.dim, encoder_layers=config.blocks,
+            encoder_attention_heads=config.heads, encoder_ffn_dim=config.ffn,
+        )
+    )  # fmt: skip
+    missing, unexpected = reference.load_state_dict(converted, strict=False)
+    assert unexpected == [] and set(missing) <= {"layer_norm.weight", "layer_norm.bias"}
+    clip = torch.cat([speech(160_000, 6, noise=1e-3), torch.zeros(320_000)])
+    states, last = reference_states(reference.eval(), features_of(clip, config.mels, 480_000))
+    return clip, [*states[:-1], last] if config.final_norm else states
+
+
+def test_the_packaged_blocks_equal_the_reference():
+    from serkit.encoders.weights import PACKAGED
+
+    clip, expected = real_whisper(load_file(PACKAGED / "whisper-base-3blocks.safetensors"))
+    layers = alone(create_encoder("whisper"), clip).layers
+    assert layers.shape == (1, 4, 1500, 512)
+    for number, state in enumerate(expected):
+        assert (layers[:, number] - state).abs().max() < 1e-4, f"layer {number}"
+
+
+@pytest.mark.parametrize("half", [0, 3])
+def test_the_complete_base_encoder_equals_the_reference(half):
+    if not WEIGHTS.exists():
+        reason = f"{WEIGHTS} is not at hand: set SERKIT_WEIGHTS to the file with the complete encoder"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    clip, expected = real_whisper(load_file(WEIGHTS))
+    layers = alone(create_encoder("whisper", weights=str(WEIGHTS), blocks=half or None), clip).layers[0]
+    assert len(layers) == (half or 6) + 1
+    for number, (layer, state) in enumerate(zip(layers, expected, strict=False)):
+        difference, largest = float((layer - state).abs().max()), float(state.abs().max())
+        said = f"layer {number}: differs by {difference:.2g} of at most {largest:.4g}"
+        # Layers 4 and 5 have a few dimensions of about 500; the final normalisation scales the small others up.
+        assert difference / largest < (1e-5 if number < 6 else 5e-5), said
+        assert number > 3 or difference < 1e-4, said
+
+
+@pytest.mark.parametrize("samples", [400, 16_000, 16_159, 20_000])
+@pytest.mark.parametrize("gain", [0.0, 1e-3, 1.0])
+def test_log_mel_equals_the_reference(samples, gain):
+    transformers = pytest.importorskip("transformers")
+    clip = speech(samples, 7, noise=1e-3) * gain
+    extractor = transformers.WhisperFeatureExtractor(feature_size=80)
+    expected = extractor(clip.numpy(), sampling_rate=16_000, padding=False, truncation=False, return_tensors="pt")
+    mels = LogMel(80)(clip[None], torch.tensor([samples]))
+    assert mels.shape == expected.input_features.shape == (1, 80, samples // 160)
+    assert (mels - expected.input_features).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("bands", [20, 80, 128])
+def test_mel_filters_equal_the_reference(bands):
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    expected = audio_utils.mel_filter_bank(201, bands, 0.0, 8000.0, 16_000, norm="slaney", mel_scale="slaney")
+    np.testing.assert_allclose(mel_filters(bands), expected, atol=1e-10)
+
+
+def test_foreign_checkpoints_are_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="not a Whisper encoder"):
+        convert_state({"weight": torch.zeros(1)})
+    encoder = tiny("whisper")
+    config, state = convert_state(encoder.state_dict())
+    assert replace(config, heads=4) == encoder.config and set(state) == set(encoder.state_dict())

@@ -1,0 +1,212 @@
+"""Heads: sizes by hand, neighbours and padding without influence, gradients everywhere, able to learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch.nn.functional import cross_entropy
+
+from serkit.encoders.base import FrameFeatures
+from serkit.encoders.cache import FeatureCache
+from serkit.models.heads import Batch, HeadConfig, create_head
+from serkit.models.layers import Segments, Standardise
+from serkit.training.features import array_statistics, load_features
+
+torch.set_num_threads(1)
+
+LAYERS, DIM, CLASSES = 3, 4, 3
+TABLE = {
+    f"{kind} {mix} {pooling}{' +' if more else ''}": HeadConfig(
+        kind=kind, mix=mix, pooling=pooling, frame_hidden=(6,), hidden=(5,) if more else (), statistics=more, members=2
+    )
+    for kind, mixes in (("pooled", ("softmax", "absolute", "concat")), ("frames", ("softmax", "absolute")))
+    for mix in mixes
+    for pooling in ("mean", "mean+std", "attention")
+    for more in (False, True)
+}
+every_head = pytest.mark.parametrize("config", TABLE.values(), ids=list(TABLE))
+
+
+def utterances(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 12, (count,), generator=generator).tolist()
+    return [torch.randn(LAYERS, size, DIM, generator=generator) for size in sizes]
+
+
+def batch_of(arrays):
+    statistics = torch.stack([array_statistics(array) for array in arrays])
+    return Batch(statistics, arrays, Segments.packed(torch.tensor([array.shape[1] for array in arrays])))
+
+
+def built(config, seed=0):
+    """A head with random weights and random standardisation, so that a wrong sign or order shows."""
+    torch.manual_seed(seed)
+    head = create_head(config, LAYERS, DIM, CLASSES)
+    for parameter in head.parameters():
+        parameter.data = torch.randn_like(parameter)
+    for module in head.modules():
+        if isinstance(module, Standardise):
+            module.fit(torch.randn_like(module.mean).numpy(), torch.rand_like(module.sd).numpy() + 0.5)
+    return head.eval()
+
+
+def size_of(classes=4, layers=13, dim=768, **options):
+    return sum(weight.numel() for weight in create_head(HeadConfig(**options), layers, dim, classes).parameters())
+
+
+def test_parameter_counts_by_hand():
+    pepino = {"mix": "absolute", "kind": "frames", "frame_hidden": (128, 128), "pooling": "mean", "activation": "relu"}
+    assert size_of(**pepino) == 13 + (768 * 128 + 128) + (128 * 128 + 128) + (128 * 4 + 4) == 115_473
+    assert size_of(**{**pepino, "members": 2}) == 2 * 115_473
+    assert size_of(kind="frames", frame_hidden=(), pooling="mean+std") == 13 + 2 * 768 * 4 + 4
+    attention = 128 * 64 + 64 + 64 + 1
+    assert size_of(kind="frames", pooling="attention") == 13 + 768 * 128 + 128 + attention + 256 * 4 + 4
+    assert size_of(kind="frames", frame_hidden=(), pooling="mean", statistics=True) == (
+        13 + 768 * 4 + 4 + 2 * 13 * 768 * 4 + 4
+    )
+    assert size_of(kind="pooled", mix="softmax", pooling="mean") == 13 + 768 * 4 + 4
+    assert size_of(kind="pooled", mix="concat") == 2 * 13 * 768 * 4 + 4
+    assert size_of(kind="pooled", mix="concat", pooling="mean", hidden=(8,)) == 13 * 768 * 8 + 8 + 8 * 4 + 4
+
+
+@every_head
+def test_a_head_answers_the_same_in_any_batch_and_order(config):
+    head, arrays = built(config), utterances(6)
+    with torch.no_grad():
+        together = head(batch_of(arrays))
+        assert together.shape == (6, CLASSES)
+        alone = torch.cat([head(batch_of([array])) for array in arrays])
+        backwards = head(batch_of(arrays[::-1])).flip(0)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together, backwards, atol=1e-4, rtol=1e-4)
+
+
+@every_head
+def test_every_parameter_gets_a_gradient(config):
+    head = built(config)
+    cross_entropy(head(batch_of(utterances(5))), torch.tensor([0, 1, 2, 0, 1])).backward()
+    assert [name for name, weight in head.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@every_head
+def test_every_head_can_learn_eight_utterances_by_heart(config):
+    torch.manual_seed(0)
+    head = create_head(config.model_copy(update={"dropout": 0.0}), LAYERS, DIM, CLASSES)
+    batch, targets = batch_of(utterances(8, seed=3)), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
+    for _ in range(600):
+        scores = head.each(batch)
+        loss = torch.stack([cross_entropy(member, targets) for member in scores]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if float(loss.detach()) < 0.6:
+            break
+    assert (head(batch).argmax(1) == targets).float().mean() >= (1 if config.pooling != "mean" else 0.75)
+
+
+def test_a_pooled_head_by_hand():
+    config = HeadConfig(kind="pooled", mix="absolute", pooling="mean+std", dropout=0)
+    head = create_head(config, 2, 1, 2)
+    (only,) = head.heads
+    only.mix.k.data = torch.tensor([-1.0, 3.0])
+    only.decide[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    only.decide[1].bias.data = torch.tensor([0.0, 10.0])
+    only.standardise.fit(np.array([[[1.0], [2.0]], [[0.0], [0.0]]]), np.array([[[2.0], [1.0]], [[1.0], [4.0]]]))
+    statistics = torch.tensor([[[[5.0], [4.0]], [[1.0], [8.0]]]])  # means 5 and 4, deviations 1 and 8
+    mean, deviation = 0.25 * (5 - 1) / 2 + 0.75 * (4 - 2), 0.25 * 1 + 0.75 * 8 / 4
+    assert head.each(Batch(statistics))[0, 0].tolist() == pytest.approx([mean, deviation + 10])
+
+
+def test_a_frames_head_by_hand():
+    config = HeadConfig(kind="frames", mix="softmax", frame_hidden=(1,), pooling="mean+std", activation="relu", dropout=0)
+    head = create_head(config, 2, 1, 2)
+    (only,) = head.heads
+    only.standardise.fit(np.array([[1.0], [0.0]]), np.array([[2.0], [1.0]]))
+    only.per_frame[0].weight.data, only.per_frame[0].bias.data = torch.tensor([[2.0]]), torch.tensor([-1.0])
+    only.decide[1].weight.data, only.decide[1].bias.data = torch.eye(2), torch.zeros(2)
+    array = torch.tensor([[[3.0], [1.0]], [[1.0], [-4.0]]])
+    mixed = [0.5 * (3 - 1) / 2 + 0.5 * 1, 0.5 * 0 + 0.5 * -4]  # 1 and -2
+    hidden = [max(0, 2 * x - 1) for x in mixed]  # 1 and 0
+    expected = [np.mean(hidden), np.std(hidden)]
+    assert head.each(batch_of([array]))[0, 0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_ensemble_averages_log_probabilities():
+    head, batch = built(TABLE["frames softmax mean+std"]), batch_of(utterances(4))
+    with torch.no_grad():
+        members = [member(batch).log_softmax(1) for member in head.heads]
+        assert len(members) == 2 and not torch.equal(*members)
+        torch.testing.assert_close(head(batch), (members[0] + members[1]) / 2)
+        torch.testing.assert_close(head.each(batch).log_softmax(2), torch.stack(members))
+
+
+@every_head
+def test_dropout_acts_in_training_only(config):
+    head, batch = built(config.model_copy(update={"dropout": 0.5})), batch_of(utterances(4))
+    assert torch.equal(head(batch), head(batch))
+    head.train()
+    assert not torch.equal(head(batch), head(batch))
+
+
+def test_a_channel_is_dropped_for_a_whole_utterance():
+    head = built(HeadConfig(kind="frames", frame_hidden=(6,), dropout=0.5)).train()
+    batch = batch_of([torch.ones(LAYERS, 5, DIM), torch.ones(LAYERS, 7, DIM)])
+    dropped = head.heads[0]._drop_channels(torch.ones(12, 50), batch)
+    assert (dropped[:5] == dropped[0]).all() and (dropped[5:] == dropped[5]).all()
+    assert not torch.equal(dropped[0], dropped[5]) and set(dropped.unique().tolist()) == {0.0, 2.0}
+
+
+def test_a_frames_head_does_not_concatenate():
+    with pytest.raises(ValueError, match="softmax or absolute, not concat"):
+        create_head(HeadConfig(kind="frames", mix="concat"), LAYERS, DIM, CLASSES)
+    with pytest.raises(ValidationError):
+        HeadConfig(droput=0.1)
+
+
+# The same batch by two ways: from an encoder's output, and from the cache
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 11), min_size=1, max_size=4),
+    stride=st.integers(1, 4),
+    name=st.sampled_from(list(TABLE)),
+)
+def test_encoder_output_and_cache_give_the_same_scores(lengths, stride, name, tmp_path_factory):
+    config, chosen = TABLE[name], (0, 2, 3)
+    stride = stride if config.kind == "frames" else 1
+    arrays = [torch.randn(5, size, DIM, generator=torch.Generator().manual_seed(size)).half().float() for size in lengths]
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), "print", 5, DIM)
+    layers = torch.zeros(len(lengths), 5, max(lengths) + 2, DIM)
+    for row, array in enumerate(arrays):
+        cache.add(str(row), array.numpy())
+        layers[row, :, : array.shape[1]] = array
+    ids, targets = [str(row) for row in range(len(lengths))], torch.zeros(len(lengths), dtype=torch.long)
+    loaded = load_features(cache, [ids], ids, targets, chosen, stride, config.kind == "frames").batch(range(len(ids)))
+    direct = Batch.of_frames(FrameFeatures(layers, torch.tensor(lengths), 50.0), chosen, stride)
+    torch.testing.assert_close(direct.statistics, loaded.statistics, atol=2e-3, rtol=0)
+    head = built(config)
+    with torch.no_grad():
+        torch.testing.assert_close(head(direct), head(loaded), atol=5e-2, rtol=1e-2)
+
+
+def test_a_window_over_everything_is_the_whole_utterance():
+    lengths = torch.tensor([7, 4])
+    layers = torch.zeros(2, 5, 9, DIM)
+    for row, length in enumerate(lengths.tolist()):
+        layers[row, :, :length] = torch.randn(5, length, DIM, generator=torch.Generator().manual_seed(row))
+    features = FrameFeatures(layers, lengths, 50.0)
+    for config in TABLE.values():
+        head = built(config)
+        with torch.no_grad():
+            whole = head(Batch.of_frames(features, (0, 2, 3), 2))
+            around = head(Batch.of_frames(features, (0, 2, 3), 2, radius=20)).unflatten(0, (2, 5))
+        for row, frames in enumerate((4, 2)):
+            torch.testing.assert_close(
+                around[row, :frames], whole[row].expand(frames, -1), atol=2e-3, rtol=1e-3
+            )
