@@ -4,8 +4,8 @@
 
 Both sides train the same model on the same features: a 13-layer mix, a linear map to 128 with ReLU on every frame, mean
 pooling, a linear classifier, batches of 32, AdamW. Lengths are lognormal, mean 4.5 s, 50 frames per second. The
-reference pads to the longest of the batch and masks. Epochs of the two alternate in one process; the ratio is the median
-over rounds. Prints a table and ends with one JSON line.
+reference pads to the longest of the batch and masks. Epochs of the two alternate in one process; the ratio is the
+median over rounds. Prints a table and ends with one JSON line.
 """
 
 from __future__ import annotations

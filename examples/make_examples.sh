@@ -1,24 +1,18 @@
 #!/usr/bin/env bash
 # Rebuilds the example clips.  Needs: Debian 12 (bookworm) with apt-get,
-# espeak-ng 1.51 installed, and a Python with numpy, soundfile and soxr.
+# and a Python with numpy, soundfile and soxr.
 #   bash make_examples.sh [OUTPUT_FOLDER]      (PYTHON=... picks the interpreter)
 set -euo pipefail
 out=$(realpath -m "${1:-.}"); py=${PYTHON:-python3}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-mkdir -p "$out/fallback"
+mkdir -p "$out"
 cd "$work"
 
 # 1. recordings of human voices: unpack the two Debian packages (nothing is installed)
 apt-get download flight-of-the-amazon-queen=1.0.0-9 unknown-horizons=2019.1-6
 for deb in *.deb; do dpkg-deb -x "$deb" .; done
 
-# 2. synthetic clips
-espeak-ng -v en-us    -s 160 -p 50 -a 100           -w neutral-synthetic.wav "The meeting starts at nine on Tuesday morning."
-espeak-ng -v en-us+m3 -s 215 -p 75 -a 180 -k 20     -w angry-synthetic.wav   "I told you never to do that again! Get out! Now!"
-espeak-ng -v en-us+f3 -s 190 -p 85 -a 140 -k 15     -w happy-synthetic.wav   "We won! We really won! This is wonderful!"
-espeak-ng -v en-us+m1 -s 105 -p 18 -a 50            -w sad-synthetic.wav     "He is not coming back. I miss him so much."
-
-# 3. cut, resample to 16 kHz mono, normalise the peak, write FLAC
+# 2. cut, resample to 16 kHz mono, normalise the peak, write FLAC
 "$py" - "$out" <<'PY'
 import io, struct, sys
 import numpy as np, soundfile as sf, soxr
@@ -59,7 +53,6 @@ def queen(*names):
 Q = ("MODIFIED excerpt of Flight of the Amazon Queen (C) John Passfield and Steven Stamatiadis; "
      "licence: licences/flight-of-the-amazon-queen-readme.txt")
 I = "MODIFIED excerpt of Unknown Horizons (C) Unknown Horizons Team; CC BY-SA 3.0"
-S = "Synthetic speech made with espeak-ng 1.51; CC0-1.0"
 
 def save(name, x, note):
     x = x - x.mean()
@@ -76,7 +69,4 @@ save("fearful-leeches", queen("1800A5P2", "1800A5P3"), Q)
 save("happy-you-did-it", queen("C69G_141", "C69G_151"), Q)
 save("sad-dumped", queen("C31B_142"), Q)
 save("neutral-islands", trim(mono(ISLANDS)), I)
-save("neutral-synthetic", trim(mono("neutral-synthetic.wav")), S)
-for n in ("angry", "happy", "sad"):
-    save(f"fallback/{n}-synthetic", trim(mono(f"{n}-synthetic.wav")), S)
 PY

@@ -55,6 +55,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # a full disk, or a place that cannot be written
+        name = error.filename2 or error.filename
+        typer.echo(f"serkit: {f'{name}: {error.strerror}' if name else error}", err=True)
+        raise SystemExit(1) from None
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in TRAIN_PACKAGES:
             raise
@@ -106,6 +110,7 @@ def predict(
     if output is None:
         write(good(), predictor.card.classes, sys.stdout)
     else:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with replace_atomically(output) as part, part.open("w", encoding="utf-8", newline="") as file:
             write(good(), predictor.card.classes, file)
     if failed:

@@ -116,7 +116,7 @@ class Graph(nn.Module):
         logits = self.head(batch)
         around = self.head(Batch.of_frames(features, self.layers, self.stride, self.radius))
         frame_lengths = self.encoder.frame_lengths(lengths)
-        size = features.layers.shape[2]
+        size: Any = self.encoder.frame_lengths(waveforms.shape[1])  # type: ignore[arg-type]  # a number does as well
         steps = torch.arange(size, device=waveforms.device)[None, :]
         if features.start is not None:
             steps = steps - features.start[:, None]

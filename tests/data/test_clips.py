@@ -123,7 +123,9 @@ def test_manifests_in_text_give_spans_and_paths_from_their_own_folder(tmp_path, 
 
 
 def test_a_parquet_manifest_gives_spans_and_paths_from_its_own_folder(tmp_path):
-    rows = [{"id": clip.id, "audio": str(tmp_path / clip.audio), "start": clip.start, "end": clip.end} for clip in SPANS]
+    rows = [
+        {"id": clip.id, "audio": str(tmp_path / clip.audio), "start": clip.start, "end": clip.end} for clip in SPANS
+    ]
     Manifest.from_rows(rows).write(tmp_path / "m.parquet")
     assert list(find_clips([tmp_path / "m.parquet"])) == [
         Clip(clip.id, str(tmp_path / clip.audio), clip.start, clip.end) for clip in SPANS

@@ -103,14 +103,23 @@ def test_the_stamp_is_the_largest_count_over_the_folds():
 
 @st.composite
 def manifests(draw):
-    """Corpora of different sizes whose speakers are named alike, with cells missing and sessions of one or more speakers."""
+    """Corpora of different sizes, speakers named alike, cells missing, one or two speakers to a session."""
     rows = []
     for corpus in draw(st.sampled_from([("x",), ("x", "y"), ("x", "y", "z")])):
         for speaker in range(draw(st.integers(1, 5))):
             for number, emotion in enumerate(draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=6))):
                 id = f"{corpus}{speaker}{number}"
                 session = str(speaker // 2)
-                rows.append({"id": id, "audio": id, "corpus": corpus, "speaker": str(speaker), "session": session, "emotion": emotion})
+                rows.append(
+                    {
+                        "id": id,
+                        "audio": id,
+                        "corpus": corpus,
+                        "speaker": str(speaker),
+                        "session": session,
+                        "emotion": emotion,
+                    }
+                )
     return Manifest.from_rows(draw(st.permutations(rows)))
 
 
@@ -180,7 +189,9 @@ def test_the_seed_changes_who_is_in_dev():
 
 def test_the_seed_changes_the_folds_of_group_k_fold():
     manifest = manifest_of([f"s{n}" for n in range(10)])
-    assert len({tuple(fold.test for fold in create_folds(manifest, "group-k-fold", seed=seed)) for seed in range(5)}) > 1
+    assert (
+        len({tuple(fold.test for fold in create_folds(manifest, "group-k-fold", seed=seed)) for seed in range(5)}) > 1
+    )
 
 
 @pytest.mark.parametrize(("share", "speakers"), [(0.2, 2), (0.25, 2), (0.5, 5), (0.01, 1), (0.99, 9)])
@@ -219,7 +230,11 @@ def test_group_k_fold_balances_classes():
 
 def test_group_k_fold_takes_another_group():
     folds = create_folds(manifest_of(["a1", "a2", "b1", "b2", "c1"]), "group-k-fold", k=3, group="session", dev=0)
-    assert sorted(set().union(*values) and "".join(values) for values in speakers_tested(folds).values()) == ["a", "b", "c"]
+    assert sorted(set().union(*values) and "".join(values) for values in speakers_tested(folds).values()) == [
+        "a",
+        "b",
+        "c",
+    ]
     assert stamp(folds) == "sessions shared: 0"
 
 
@@ -260,7 +275,11 @@ def test_parts_that_share_a_speaker_are_refused_unless_declared():
 def test_lists_of_speakers_become_the_parts():
     manifest = manifest_of("abcde")
     (fold,) = create_folds(manifest, "speakers", train=["a"], dev_speakers=["b"], test=["c", "d"])
-    assert [{fold.groups[id] for id in part} for part in (fold.train, fold.dev, fold.test)] == [{"a"}, {"b"}, {"c", "d"}]
+    assert [{fold.groups[id] for id in part} for part in (fold.train, fold.dev, fold.test)] == [
+        {"a"},
+        {"b"},
+        {"c", "d"},
+    ]
     (fold,) = create_folds(manifest, "speakers", test=["c"], dev=0)
     assert {fold.groups[id] for id in fold.train} == set("abde")
 
@@ -290,7 +309,7 @@ def read_table(path):
 
 
 def manifest_of_table(rows, corpus):
-    """The utterances of an EmoBox table as our corpora name them: the file's stem, and the talker's session in IEMOCAP."""
+    """The utterances of an EmoBox table as our corpora name them: by the file's stem."""
     from pathlib import PurePosixPath
 
     return Manifest.from_rows(
@@ -313,7 +332,10 @@ def test_published_folds_test_the_utterances_of_the_emobox_table(reference_file,
     made = create_folds(manifest, f"emobox/{corpus}", dev=0)
     assert [fold.name for fold in made] == [f"fold_{n}" for n in range(1, folds + 1)]
     for fold in made:
-        expected = {part: {id for id, row in zip(manifest.ids, rows, strict=True) if row[fold.name] == part} for part in ("train", "test")}
+        expected = {
+            part: {id for id, row in zip(manifest.ids, rows, strict=True) if row[fold.name] == part}
+            for part in ("train", "test")
+        }
         assert set(fold.test) == expected["test"]
         assert set(fold.train) == expected["train"]
     assert stamp(made) == "speakers shared: 0"
@@ -324,7 +346,8 @@ def test_an_emobox_table_by_path_gives_the_same_folds_as_the_published_ones(refe
     path = reference_file(f"emobox/tsv/{corpus}.tsv")
     manifest = manifest_of_table(read_table(path), corpus)
     by_path, published = (
-        create_folds(manifest, name, dev=0, **options) for name, options in (("emobox-table", {"path": path}), (f"emobox/{corpus}", {}))
+        create_folds(manifest, name, dev=0, **options)
+        for name, options in (("emobox-table", {"path": path}), (f"emobox/{corpus}", {}))
     )
     assert as_sets(by_path) == as_sets(published)
     assert stamp(by_path) == "speakers shared: 0"
@@ -363,7 +386,9 @@ def test_published_folds_name_nobody_twice(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_split_of_another_corpus_is_refused(name):
-    with pytest.raises(InputError, match=f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds \\['made'\\]"):
+    with pytest.raises(
+        InputError, match=f"protocol {name}: is for {PUBLISHED[name].corpus}, the manifest holds \\['made'\\]"
+    ):
         create_folds(manifest_of("abc"), name)
 
 
@@ -442,7 +467,10 @@ def test_k_fold_on_classes_of_one_utterance_each_is_refused():
 
 @pytest.mark.parametrize("protocol", ["leave-one-speaker-out", "group-k-fold", "part", "speakers"])
 def test_a_missing_speaker_is_named(protocol):
-    rows = [*manifest_of("abcdef").table.iter_rows(named=True), {"id": "lost", "audio": "x", "corpus": "made", "emotion": "sad"}]
+    rows = [
+        *manifest_of("abcdef").table.iter_rows(named=True),
+        {"id": "lost", "audio": "x", "corpus": "made", "emotion": "sad"},
+    ]
     with pytest.raises(InputError, match=r"utterance 'lost' has no speaker \(1 lack it\)"):
         create_folds(Manifest.from_rows(rows), protocol)
 

@@ -338,7 +338,11 @@ def test_augmented_copies_are_seeded_by_utterance_and_copy(tmp_path, write_wav, 
 
 def test_the_same_recording_twice_is_encoded_once(tmp_path, write_wav, spec, encoded):
     path = str(write_wav(tmp_path / "a.wav"))
-    rows = [{"id": "a", "audio": path}, {"id": "b", "audio": path}, {"id": "c", "audio": path, "start": 0.2, "end": 0.7}]
+    rows = [
+        {"id": "a", "audio": path},
+        {"id": "b", "audio": path},
+        {"id": "c", "audio": path, "start": 0.2, "end": 0.7},
+    ]
     jobs = list_jobs(Manifest.from_rows(rows))
     extract(jobs, spec, tmp_path / "cache", frames=False, workers=1)
     assert encoded == [16_000, 8000]

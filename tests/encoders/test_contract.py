@@ -137,9 +137,7 @@ def test_trimming_gives_the_frames_of_the_trimmed_recording(name):
 @every_encoder
 def test_levelling_makes_the_gain_irrelevant(name):
     encoder, clip = tiny(name, level=-23), speech(12_000, 4)
-    torch.testing.assert_close(
-        alone(encoder, clip).layers, alone(encoder, clip * 0.05).layers, atol=2e-5, rtol=0
-    )
+    torch.testing.assert_close(alone(encoder, clip).layers, alone(encoder, clip * 0.05).layers, atol=2e-5, rtol=0)
 
 
 @every_encoder
@@ -192,6 +190,16 @@ def test_the_fingerprint_follows_weights_and_front_end(name):
     assert len(seen) == 5 + len(list(encoder.parameters()))
 
 
+def test_spectrograms_may_be_padded_too():
+    encoder = tiny("whisper")
+    mels = torch.randn(1, 20, 60, generator=torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(mels, (0, 40))
+    with torch.no_grad():
+        alone, long = (encoder.encode_mels(x, torch.tensor([60])).layers for x in (mels, padded))
+    torch.testing.assert_close(long[:, :, :30], alone, atol=1e-5, rtol=0)
+    assert not long[:, :, 30:].any()
+
+
 def test_encoders_are_found_by_name():
     with pytest.raises(InputError, match="no encoder named 'wisper': did you mean 'whisper'"):
         create_encoder("wisper")
@@ -227,7 +235,9 @@ def reference_states(encoder, mels):
     states = []
     first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
     hooks = [encoder.layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))]
-    hooks += [layer.register_forward_hook(lambda *call: states.append(first(call[2]).clone())) for layer in encoder.layers]
+    hooks += [
+        layer.register_forward_hook(lambda *call: states.append(first(call[2]).clone())) for layer in encoder.layers
+    ]
     last = encoder(mels).last_hidden_state
     for hook in hooks:
         hook.remove()

@@ -50,7 +50,10 @@ def test_onnx_says_what_pytorch_says_at_every_length(bundle, graph, make_speech,
         assert mine.shape == tuple(reference.shape)
         np.testing.assert_allclose(mine, reference.numpy(), atol=1e-4)
     assert ours[3].tolist() == theirs[3].tolist()
-    assert compare(bundle, graph, [waveform]) == {"max_probability_difference": pytest.approx(0, abs=1e-4), "equal_labels": 1.0}
+    assert compare(bundle, graph, [waveform]) == {
+        "max_probability_difference": pytest.approx(0, abs=1e-4),
+        "equal_labels": 1.0,
+    }
 
 
 def test_the_answers_differ_from_sound_to_sound_so_that_agreement_means_something(bundle, make_speech):
@@ -137,7 +140,9 @@ def test_left_out_classes_get_zero_and_the_others_keep_their_proportions(bundle,
 
 def test_the_card_survives_writing_and_reading(bundle_folder):
     card = read_card(bundle_folder)
-    assert {key: getattr(card, key) for key in CARD if key != "details"} == {k: v for k, v in CARD.items() if k != "details"}
+    assert {key: getattr(card, key) for key in CARD if key != "details"} == {
+        k: v for k, v in CARD.items() if k != "details"
+    }
     assert card.details == {"made": "here", "precision": "float32"}
     assert set(card.versions) == {"serkit", "torch", "onnx", "onnxruntime"}
     assert "expressed" in card.intended_use
@@ -169,7 +174,8 @@ def test_a_damaged_or_foreign_card_is_refused_by_name(copy, text, message):
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": 0}, {"temperature": "warm"}, {"window_seconds": 0.1}, {"min_seconds": -1}, {"colour": "red"}]
+    "change",
+    [{"temperature": 0}, {"temperature": "warm"}, {"window_seconds": 0.1}, {"min_seconds": -1}, {"colour": "red"}],
 )
 def test_a_card_with_impossible_values_is_refused(copy, change):
     card = json.loads((copy / "serkit.json").read_text())
@@ -224,7 +230,9 @@ def test_a_card_with_other_classes_than_the_model_is_refused(copy):
 
 
 @pytest.mark.parametrize("difference", [0.01, float("nan")])
-def test_an_export_that_disagrees_leaves_the_old_bundle_untouched(exported, graph, make_speech, copy, monkeypatch, difference):
+def test_an_export_that_disagrees_leaves_the_old_bundle_untouched(
+    exported, graph, make_speech, copy, monkeypatch, difference
+):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     monkeypatch.setattr(export, "compare", lambda *_: {"max_probability_difference": difference, "equal_labels": 1.0})
     with pytest.raises(SerkitError, match="copy: not written: probabilities of ONNX and PyTorch differ"):

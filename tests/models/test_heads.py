@@ -123,7 +123,9 @@ def test_a_pooled_head_by_hand():
 
 
 def test_a_frames_head_by_hand():
-    config = HeadConfig(kind="frames", mix="softmax", frame_hidden=(1,), pooling="mean+std", activation="relu", dropout=0)
+    config = HeadConfig(
+        kind="frames", mix="softmax", frame_hidden=(1,), pooling="mean+std", activation="relu", dropout=0
+    )
     head = create_head(config, 2, 1, 2)
     (only,) = head.heads
     only.standardise.fit(np.array([[1.0], [0.0]]), np.array([[2.0], [1.0]]))
@@ -180,7 +182,9 @@ def test_a_frames_head_does_not_concatenate():
 def test_encoder_output_and_cache_give_the_same_scores(lengths, stride, name, tmp_path_factory):
     config, chosen = TABLE[name], (0, 2, 3)
     stride = stride if config.kind == "frames" else 1
-    arrays = [torch.randn(5, size, DIM, generator=torch.Generator().manual_seed(size)).half().float() for size in lengths]
+    arrays = [
+        torch.randn(5, size, DIM, generator=torch.Generator().manual_seed(size)).half().float() for size in lengths
+    ]
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), "print", 5, DIM)
     layers = torch.zeros(len(lengths), 5, max(lengths) + 2, DIM)
     for row, array in enumerate(arrays):
@@ -207,6 +211,4 @@ def test_a_window_over_everything_is_the_whole_utterance():
             whole = head(Batch.of_frames(features, (0, 2, 3), 2))
             around = head(Batch.of_frames(features, (0, 2, 3), 2, radius=20)).unflatten(0, (2, 5))
         for row, frames in enumerate((4, 2)):
-            torch.testing.assert_close(
-                around[row, :frames], whole[row].expand(frames, -1), atol=2e-3, rtol=1e-3
-            )
+            torch.testing.assert_close(around[row, :frames], whole[row].expand(frames, -1), atol=2e-3, rtol=1e-3)

@@ -106,7 +106,9 @@ def test_crops_are_stretches_of_at_least_that_share(crop, seed):
         size = int((batch.segments.index == place).sum())
         whole, piece = features.copies[0][row], packed[:, position : position + size]
         assert size >= max(1, round(crop * whole.shape[1])) - 1
-        starts = [start for start in range(whole.shape[1] - size + 1) if torch.equal(whole[:, start : start + size], piece)]
+        starts = [
+            start for start in range(whole.shape[1] - size + 1) if torch.equal(whole[:, start : start + size], piece)
+        ]
         assert starts, "not a stretch of the recording"
         torch.testing.assert_close(batch.statistics[place], array_statistics(piece))
         position += size

@@ -108,7 +108,7 @@ class FeatureCache:
         return raw.view(np.float32).reshape(2, *self.shape)
 
     def frames(self, key: str) -> np.ndarray:
-        """Return the hidden states as a float16 view ``(N, T, D)`` of the mapped file; writing to it leaves the file alone."""
+        """Return the hidden states as a float16 view ``(N, T, D)`` of the file, which writing to it does not change."""
         record = self._record(key)
         if record.offset is None:
             raise KeyError(f"{key}: only pooled statistics are cached")

@@ -38,6 +38,7 @@ def speed(x: np.ndarray, rng: np.random.Generator, factor: Range = (0.85, 1.15))
 def noise(x: np.ndarray, rng: np.random.Generator, snr: Range = (5, 30), slope: Range = (0, 2)) -> np.ndarray:
     """Add noise whose power falls as ``1 / f ** slope`` (0 white, 1 pink, 2 brown) at ``snr`` dB below the speech."""
     spectrum = np.fft.rfft(rng.standard_normal(len(x)))
+    spectrum[0] = 0  # an offset is no noise, and the standard deviation below would not count it
     frequency = np.maximum(np.arange(len(spectrum)), 1)
     added = np.fft.irfft(spectrum / frequency ** (rng.uniform(*slope) / 2), len(x))
     added *= _active_rms(x) / max(added.std(), 1e-12) * 10 ** (-rng.uniform(*snr) / 20)

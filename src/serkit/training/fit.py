@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from serkit.data.files import replace_atomically
+from serkit.errors import InputError
 from serkit.models.heads import Ensemble
 from serkit.training.features import FeatureSet
 
@@ -140,9 +141,12 @@ def _fit_convex(
     """Fit on all copies with L-BFGS; starts from zero, so the result depends on the data alone."""
     head.eval()  # no dropout: the objective must not change between evaluations
     matrices = [weight for weight in head.parameters() if weight.ndim > 1]
-    with torch.no_grad():
-        for weight in matrices:
-            weight.zero_()
+    linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    if head.needs_frames or len(linear) > len(head.heads):
+        raise InputError("training.optimizer: lbfgs fits linear heads only: set head.kind=pooled and head.hidden=[]")
+    for module in linear:
+        nn.init.zeros_(module.weight)
+        nn.init.zeros_(module.bias)
     batch = train.all_copies()
     copies = len(train.statistics)
     targets, weights = train.targets.repeat(copies), train.weights.repeat(copies)

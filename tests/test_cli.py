@@ -1,0 +1,467 @@
+"""The command line: every verb, its output for programs, and one line for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from serkit import cli
+from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
+
+CLASSES = ("angry", "happy", "neutral", "sad")
+LETTERS = dict(zip("WFNT", CLASSES, strict=True))  # EmoDB's letters
+SPEAKERS = ("03", "08", "09")
+RECIPE = """
+name = "tiny"
+summary = "made for tests"
+seeds = [0]
+[data]
+corpora = {{ emodb = "." }}
+root = "{root}"
+[labels]
+classes = ["angry", "happy", "neutral", "sad"]
+[protocol]
+name = "leave-one-speaker-out"
+dev = 0
+[encoder]
+name = "whisper"
+layers = [1]
+options = {{ weights = "{weights}" }}
+[features]
+stride = 4
+[head]
+kind = "pooled"
+[training]
+epochs = 2
+"""
+
+
+@pytest.fixture
+def serkit(monkeypatch, capsys):
+    """``serkit("predict", ...)`` runs the command line here: ``code``, ``out`` and ``err``."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["serkit", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def is_one_line(result, code=2):
+    return result.code == code and result.err.startswith("serkit: ") and result.err.count("\n") == 1
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, make_tone):
+    """A folder that looks like EmoDB: three speakers, four emotions, pitch by emotion and level by speaker."""
+    folder = tmp_path_factory.mktemp("emodb") / "wav"
+    folder.mkdir()
+    for number, speaker in enumerate(SPEAKERS):
+        for letter, frequency in zip(LETTERS, (150, 400, 1000, 2500), strict=True):
+            for version in "ab":
+                tone = make_tone(0.5, frequency=frequency, level=0.1 + 0.2 * number, noise=0.02, seed=ord(version))
+                soundfile.write(folder / f"{speaker}a01{letter}{version}.wav", tone, 16_000)
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Random weights of a tiny Whisper encoder, as ``encoder.options.weights`` takes them."""
+    torch.manual_seed(0)
+    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=1, ffn=64, final_norm=False))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(encoder.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(corpus, weights, tmp_path_factory):
+    """A recipe that trains in a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE.format(root=corpus, weights=weights))
+    return path
+
+
+def run_apart(*arguments, **options):
+    """Run ``serkit`` as a process of its own."""
+    command = [sys.executable, "-m", "serkit.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture(scope="session")
+def trained(recipe, tmp_path_factory):
+    """A finished run, and what ``serkit train`` printed."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    done = run_apart("train", recipe, "-o", folder, "--cache", folder.parent / "cache", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(folder=folder, out=done.stdout, cache=folder.parent / "cache")
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """The run's bundle, and what ``serkit export`` printed."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    done = run_apart("export", trained.folder, "-o", folder, "--cache", trained.cache)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(folder=folder, out=done.stdout)
+
+
+@pytest.fixture(scope="session")
+def model(exported):
+    """The folder of a tiny bundle."""
+    return exported.folder
+
+
+@pytest.fixture
+def clips(tmp_path, write_wav):
+    """Three recordings of half a second."""
+    return [
+        write_wav(tmp_path / f"{name}.wav", seconds=0.5, frequency=f)
+        for name, f in (("a", 200), ("b", 900), ("c", 3000))
+    ]
+
+
+# predict
+
+
+def test_the_table_has_one_line_per_recording(serkit, model, clips):
+    result = serkit("predict", *clips, "--model", model)
+    head, *rows = result.out.splitlines()
+    assert (result.code, result.err, len(rows)) == (0, "", 3)
+    assert head.split() == ["recording", "seconds", "label", "p", "runner-up"]
+    for row, path in zip(rows, clips, strict=True):
+        name, seconds, label, p, second, rest = row.split()
+        assert str(path).endswith(name.removeprefix("..."))
+        assert seconds == "0.50"
+        assert {label, second} < set(CLASSES)
+        assert 1 >= float(p) >= float(rest) >= 0
+
+
+def test_json_is_one_object_a_line(serkit, model, clips):
+    result = serkit("predict", *clips, "--model", model, "--format", "json", "--embedding")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [row["id"] for row in rows] == list(map(str, clips))
+    for row in rows:
+        assert tuple(row["probabilities"]) == CLASSES
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert len(row["embedding"]) == 64
+
+
+def test_csv_has_the_same_numbers_in_class_order(serkit, model, clips):
+    rows = list(csv.DictReader(io.StringIO(serkit("predict", *clips, "--model", model, "--format", "csv").out)))
+    lines = serkit("predict", *clips, "--model", model, "--format", "json").out.splitlines()
+    assert list(rows[0]) == ["id", "start", "end", "label", *(f"p_{name}" for name in CLASSES), "model"]
+    for row, line in zip(rows, lines, strict=True):
+        expected = json.loads(line)
+        assert (row["id"], row["label"], row["model"]) == (expected["id"], expected["label"], expected["model"])
+        assert {name: float(row[f"p_{name}"]) for name in CLASSES} == expected["probabilities"]
+
+
+def test_a_folder_a_glob_and_a_list_give_the_same(serkit, model, clips):
+    folder = clips[0].parent
+    (folder / "wav.scp").write_text("".join(f"{path} {path.name}\n" for path in clips))
+    answers = [
+        serkit("predict", name, "--model", model, "--format", "json").out
+        for name in (folder, f"{folder}/*.wav", folder / "wav.scp")
+    ]
+    assert answers[0] == answers[1] == answers[2] != ""
+
+
+def test_output_goes_to_a_file_that_is_never_half_written(serkit, model, clips, tmp_path):
+    target = tmp_path / "new" / "out.csv"
+    result = serkit("predict", *clips, "--model", model, "--format", "csv", "-o", target)
+    assert (result.code, result.out) == (0, "")
+    before = target.read_text()
+    assert before.count("\n") == 4
+    assert is_one_line(serkit("predict", clips[0], tmp_path / "none.csv", "--model", model, "-o", target))
+    assert target.read_text() == before
+    assert [path.name for path in target.parent.iterdir()] == ["out.csv"]
+
+
+def test_an_output_that_cannot_be_written_is_one_line(serkit, model, clips, tmp_path):
+    assert is_one_line(serkit("predict", clips[0], "--model", model, "-o", tmp_path), code=1)
+    assert is_one_line(serkit("predict", clips[0], "--model", model, "-o", clips[0] / "out.csv"), code=1)
+
+
+def test_a_bad_file_among_good_ones_is_one_line_and_the_others_go_on(serkit, model, clips, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no recording at all")
+    result = serkit("predict", clips[0], bad, clips[1], "--model", model, "--format", "json")
+    assert [json.loads(line)["id"] for line in result.out.splitlines()] == [str(clips[0]), str(clips[1])]
+    assert is_one_line(result)
+    assert str(bad) in result.err
+
+
+def test_labels_restrict_the_classes(serkit, model, clips):
+    result = serkit("predict", clips[0], "--model", model, "--labels", " sad, happy ,", "--format", "json")
+    probabilities = json.loads(result.out)["probabilities"]
+    assert probabilities["angry"] == probabilities["neutral"] == 0
+    assert probabilities["sad"] + probabilities["happy"] == pytest.approx(1, abs=1e-3)
+    assert serkit("predict", clips[0], "--model", model, "--labels", "sad").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{clip}", "--model", "{tmp}/none"], "none: is not a bundle"),
+        (["{clip}", "--labels", "happi"], "no class 'happi': did you mean 'happy'?"),
+        (["{clip}", "--labels", ","], "name at least one class"),
+        (["{tmp}/empty"], "empty: holds no recording"),
+        (["{tmp}/none.wav"], "none.wav: no such file"),
+        (["{tmp}/*.mp3"], "*.mp3: matches no file"),
+        (["{tmp}/none.scp"], "none.scp: no such file"),
+        (["{clip}", "--embedding"], "--embedding needs --format json"),
+    ],
+)
+def test_mistakes_in_predict_are_one_line(serkit, model, clips, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    arguments = [text.format(clip=clips[0], tmp=tmp_path) for text in arguments]
+    result = serkit("predict", *([] if "--model" in arguments else ["--model", model]), *arguments)
+    assert is_one_line(result)
+    assert message in result.err
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json"])
+def test_a_reader_that_stops_early_sees_no_traceback(model, clips, format):
+    names = " ".join(map(str, clips * 200 if format == "csv" else clips * 5))
+    command = f"{sys.executable} -m serkit.cli predict --model {model} --format {format} {names} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+# list
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("encoders", {"whisper"}),
+        ("corpora", {"ravdess", "emodb", "iemocap"}),
+        ("protocols", {"leave-one-speaker-out", "emobox/ravdess"}),
+        ("recipes", {"emodb/loso", "default/speakers"}),
+    ],
+)
+def test_list_shows_names_with_a_word_on_each(serkit, kind, names):
+    result = serkit("list", kind)
+    found = dict(line.split(maxsplit=1) for line in result.out.splitlines())
+    assert result.code == 0
+    assert names <= set(found)
+
+
+def test_list_models_shows_the_packaged_model(serkit, model, monkeypatch, tmp_path):
+    from serkit.inference import bundle
+
+    monkeypatch.setattr(bundle, "DEFAULT", model)
+    assert serkit("list", "models").out.startswith("default  tiny: angry, happy, neutral, sad; free to use")
+    monkeypatch.setattr(bundle, "DEFAULT", tmp_path)
+    assert is_one_line(serkit("list", "models"))
+
+
+def test_an_unknown_kind_or_verb_is_a_usage_error(serkit):
+    for arguments in (["list", "emotions"], ["predikt"], ["predict"], ["predict", "x.wav", "--format", "xml"]):
+        result = serkit(*arguments)
+        assert result.code == 2
+        assert "Traceback" not in result.err
+
+
+# prepare, check, extract
+
+
+def test_prepare_writes_a_manifest_that_check_finds_sound(serkit, corpus, tmp_path):
+    manifest = tmp_path / "sub" / "m.parquet"
+    result = serkit("prepare", "emodb", corpus, "-o", manifest)
+    assert result.code == 0
+    assert "24 of the 535 utterances known" in result.out
+    assert set(pl.read_parquet(manifest)["emotion"]) == set(CLASSES)
+    result = serkit("check", manifest, "--protocol", "leave-one-speaker-out", "--audio")
+    assert (result.code, result.err) == (0, "")
+    assert "24 utterances, 0.00 h, 3 speakers" in result.out
+    assert "emotion: angry 6, happy 6, neutral 6, sad 6" in result.out
+    assert "protocol leave-one-speaker-out: 3 folds, speakers shared: 0" in result.out
+    assert "  08: train 8, dev 8, test 8" in result.out
+    assert result.out.endswith("no problems found\n")
+
+
+def test_check_reports_every_problem_and_fails(serkit, corpus, tmp_path):
+    broken = shutil.copytree(corpus, tmp_path / "corpus")
+    serkit("prepare", "emodb", broken, "-o", tmp_path / "m.csv")
+    (broken / "wav" / "03a01Wa.wav").unlink()
+    (broken / "wav" / "03a01Wb.wav").write_text("text")
+    result = serkit("check", tmp_path / "m.csv")
+    assert result.code == 2
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["missing-file", "unreadable", "serkit"]
+    assert "no problems" not in result.out
+
+
+def test_prepare_writes_nothing_when_a_recording_is_damaged(serkit, corpus, tmp_path):
+    broken = shutil.copytree(corpus, tmp_path / "corpus")
+    (broken / "wav" / "03a01Wb.wav").write_text("text")
+    result = serkit("prepare", "emodb", broken, "-o", tmp_path / "m.csv")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == f"serkit: {broken}: 1 problems, nothing written"
+    assert not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+def test_extract_writes_one_file_per_utterance(serkit, corpus, weights, tmp_path, monkeypatch, granularity):
+    import serkit.encoders.weights as home
+
+    monkeypatch.setattr(home, "PACKAGED", tmp_path)
+    shutil.copy(weights, tmp_path / "whisper-base-3blocks.safetensors")
+    serkit("prepare", "emodb", corpus, "-o", tmp_path / "m.parquet")
+    arguments = ["extract", tmp_path / "m.parquet", "-o", tmp_path / "out", "--cache", tmp_path / "cache"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    first = serkit(*arguments, "--granularity", granularity)
+    assert first.code == 0, first.err
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 24
+    assert np.load(files[0]).shape == {"utterance": (2, 2, 64), "frame": (2, 25, 64)}[granularity]
+    assert "encoded 24/24" in first.out
+    again = serkit(*arguments, "--granularity", granularity)
+    assert again.code == 0
+    assert "encoded" not in again.out.replace("encoder", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "emodbb", "{tmp}", "-o", "{tmp}/m.csv"], "no corpus named 'emodbb': did you mean 'emodb'?"),
+        (["prepare", "emodb", "{tmp}/none", "-o", "{tmp}/m.csv"], "none: no such folder"),
+        (["prepare", "emodb", "{tmp}", "-o", "{tmp}/m.csv"], "holds no utterance of Berlin EmoDB"),
+        (["prepare", "emodb", "{corpus}", "-o", "{tmp}/m.txt"], "m.txt: unknown manifest format"),
+        (["check", "{tmp}/none.csv"], "none.csv: no such manifest"),
+        (["check", "{tmp}/bad.parquet"], "bad.parquet: cannot be read"),
+        (["check", "{tmp}/good.csv", "--protocol", "loso"], "no protocol named 'loso'"),
+        (["check", "{tmp}/good.csv", "--protocol", "emobox/ravdess"], "is for ravdess"),
+        (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--granularity", "word"], "utterance or frame, not 'word'"),
+        (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--encoder", "wisper"], "did you mean 'whisper'?"),
+        (["extract", "{tmp}/lost.csv", "-o", "{tmp}/o"], "lost.wav: cannot be read"),
+        (["train", "emodb/lose"], "no recipe named 'emodb/lose': did you mean 'emodb/loso'?"),
+        (["train", "emodb/loso"], "set data.root=DIR"),
+        (["train", "emodb/loso", "training.lrr=1"], "unknown key 'training.lrr'"),
+        (["train", "emodb/loso", "data.root={tmp}/none"], "none: no such folder"),
+        (["evaluate", "{tmp}"], "predictions.parquet: no such predictions table"),
+        (["export", "{tmp}", "-o", "{tmp}/b"], "is not a finished run"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_what_is_wrong(serkit, corpus, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SERKIT_CACHE", str(tmp_path / "cache"))
+    name = next(corpus.rglob("*.wav"))
+    (tmp_path / "bad.parquet").write_text("no table")
+    (tmp_path / "good.csv").write_text(f"id,audio,corpus,speaker,emotion\n1,{name},emodb,03,sad\n")
+    (tmp_path / "lost.csv").write_text("id,audio\n1,lost.wav\n")
+    result = serkit(*(text.format(tmp=tmp_path, corpus=corpus) for text in arguments))
+    assert is_one_line(result), result.err
+    assert message in result.err
+
+
+# train, evaluate, export
+
+
+def test_train_writes_a_run_with_one_prediction_per_utterance(trained):
+    table = pl.read_parquet(trained.folder / "predictions.parquet")
+    assert table.height == table["id"].n_unique() == 24
+    assert sorted(table["fold"].unique()) == list(SPEAKERS)
+    assert (table["fold"] == table["speaker"]).all()
+    assert {"recipe.toml", "provenance.json", "history.jsonl", "report.json", "report.html"} <= {
+        path.name for path in trained.folder.iterdir()
+    }
+    assert "speakers shared: 0" in trained.out
+
+
+def test_training_again_keeps_what_is_there_and_another_recipe_is_refused(serkit, trained, recipe):
+    again = serkit("train", recipe, "-o", trained.folder, "--cache", trained.cache, "--workers", 1)
+    assert again.code == 0
+    assert again.out.count("already trained") == 3
+    other = serkit("train", recipe, "training.epochs=1", "-o", trained.folder, "--cache", trained.cache)
+    assert is_one_line(other)
+    assert "holds a run of another recipe" in other.err
+
+
+def test_export_says_how_well_onnx_agrees(exported):
+    assert "probabilities differ from PyTorch's by at most" in exported.out
+    card = json.loads((exported.folder / "serkit.json").read_text())
+    assert (card["classes"], card["name"], card["details"]["utterances"]) == (list(CLASSES), "tiny", 24)
+    assert card["training_data"].startswith("Berlin EmoDB (free to use")
+
+
+def test_export_refuses_features_normalised_by_speaker(serkit, trained, tmp_path):
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    text = (run / "recipe.toml").read_text().replace('normalise = "global"', 'normalise = "speaker"')
+    (run / "recipe.toml").write_text(text)
+    result = serkit("export", run, "-o", tmp_path / "b")
+    assert is_one_line(result)
+    assert "normalised by speaker" in result.err
+
+
+def judged(folder, wrong=0):
+    rows = []
+    for number in range(24):
+        truth = CLASSES[number % 4]
+        guess = CLASSES[(number + 1) % 4] if number < wrong else truth
+        p = {f"p_{name}": 0.7 if name == guess else 0.1 for name in CLASSES}
+        facts = {"id": f"u{number}", "fold": "1", "seed": 0, "part": "test", "truth": truth, "prediction": guess}
+        rows.append({**facts, "speaker": f"s{number % 6}", "gender": None, "corpus": "made", **p})
+    folder.mkdir(exist_ok=True)
+    pl.DataFrame(rows, schema_overrides={"gender": pl.String}).write_parquet(folder / "predictions.parquet")
+    return folder
+
+
+def test_evaluate_judges_a_table_of_predictions(serkit, tmp_path):
+    result = serkit("evaluate", judged(tmp_path / "run", wrong=6))
+    assert result.code == 0, result.err
+    assert any(line.startswith("accuracy") and "0.750" in line for line in result.out.splitlines())
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())
+
+
+# The base installation
+
+BLOCKED = "torch polars sklearn scipy matplotlib onnx onnxscript safetensors jinja2 tomli_w accelerate".split()
+BASE = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); from serkit.cli import main; main()"
+
+
+def run_base(*arguments):
+    command = [sys.executable, "-c", BASE, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_the_base_installation_recognises(model, clips):
+    result = run_base("predict", *clips, "--model", model, "--format", "json")
+    assert (result.code, result.err) == (0, "")
+    assert len(result.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare", "list"])
+def test_the_base_installation_says_what_to_install(tmp_path, verb):
+    arguments = {
+        "train": ["emodb/loso"],
+        "prepare": ["emodb", tmp_path, "-o", tmp_path / "m.csv"],
+        "list": ["encoders"],
+    }
+    result = run_base(verb, *arguments[verb])
+    assert is_one_line(result)
+    assert "is not installed: run pip install 'serkit[train]'" in result.err

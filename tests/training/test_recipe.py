@@ -1,0 +1,200 @@
+"""Recipes: every shipped one loads, mistakes are named, nothing can be set that nothing reads."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import serkit
+from serkit.data.protocols import PROTOCOLS
+from serkit.encoders import list_encoders
+from serkit.errors import InputError
+from serkit.models.heads import HeadConfig, create_head
+from serkit.training.augment import Augmentation
+from serkit.training.fit import TrainingOptions
+from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe
+
+SOURCE = Path(serkit.__file__).parent
+MINIMAL = """
+name = "minimal"
+[data]
+manifest = "m.csv"
+[labels]
+classes = ["happy", "sad"]
+[protocol]
+name = "group-k-fold"
+k = 5
+[encoder]
+layers = [1]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_recipe(text, name="minimal.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_recipe
+
+
+def refusal(*arguments):
+    with pytest.raises(InputError) as caught:
+        load_recipe(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_loads_and_fits_together(name, write):
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.summary
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+    assert recipe.protocol.name in PROTOCOLS
+    assert set(recipe.protocol.options()) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
+    assert recipe.encoder.name in [entry.name for entry in list_encoders()]
+    assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
+    Augmentation(recipe.augment.chain)
+    create_head(recipe.head, len(recipe.encoder.layers), 8, len(recipe.labels.classes))
+
+
+def test_defaults_and_dump(write):
+    recipe = load_recipe(write(MINIMAL))
+    assert recipe.seeds == (0, 1, 2) and recipe.head == HeadConfig() and recipe.training == TrainingOptions()
+    assert recipe.protocol.options() == {"k": 5, "dev": 0.2, "seed": 0}
+    assert recipe.scheme().classes == ("happy", "sad")
+    assert load_recipe(write(dump_recipe(recipe), "again.toml")) == recipe
+    assert dump_recipe(load_recipe(write(dump_recipe(recipe), "again.toml"))) == dump_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", "unknown key 'training.epoch': did you mean 'epochs'"),
+        ("head.droput=0.1", "unknown key 'head.droput': did you mean 'dropout'"),
+        ("sedes=[1]", "unknown key 'sedes': did you mean 'seeds'"),
+        ("training.epochs=0", "training.epochs: input should be greater"),
+        ("training.epochs=many", "training.epochs: input should be a valid integer"),
+        ("head.kind=frame", "head.kind: input should be 'pooled' or 'frames'"),
+        ("training.lr=-1", "training.lr: input should be greater than 0"),
+        ("training.lr", "write section.key=value"),
+        ("=3", "write section.key=value"),
+        ("name.first=3", "'name' is not a section"),
+        ("training=3", "'training' is a section"),
+    ],
+)
+def test_a_mistake_is_named_with_its_section(override, message, write):
+    text = MINIMAL + "[training]\nepochs = 2\n"
+    assert message in refusal(write(text), [override])
+
+
+def test_overrides_have_toml_types(write):
+    overrides = [
+        "training.lr=1e-3", "seeds=[4, 5]", "head.statistics=true", "head.frame_hidden=[8, 8]", "name=plain words",
+        "encoder.trim=35", "encoder.options.weights=some/where", "protocol.k=3", "data.where={ channel = 'speech' }",
+    ]  # fmt: skip
+    recipe = load_recipe(write(MINIMAL), overrides)
+    assert recipe.training.lr == 1e-3 and recipe.seeds == (4, 5) and recipe.head.statistics is True
+    assert recipe.head.frame_hidden == (8, 8) and recipe.name == "plain words" and recipe.encoder.trim == 35.0
+    assert recipe.encoder.options == {"weights": "some/where"} and recipe.protocol.options()["k"] == 3
+    assert recipe.data.where == {"channel": "speech"}
+    assert load_recipe(write(MINIMAL), ["training.epochs=2", "training.epochs=3"]).training.epochs == 3
+
+
+def test_an_extending_recipe_changes_only_what_it_says(write):
+    write(
+        MINIMAL
+        + "[head]\ndropout = 0.5\nmembers = 3\n[training]\nepochs = 7\nlr = 0.5\n"
+        + '[augment]\ncopies = 2\nchain = [{ name = "gain" }, { name = "trim" }]\n',
+        "base.toml",
+    )
+    top = write('extends = "base.toml"\nname = "top"\n[head]\nmembers = 1\n[augment]\nchain = [{ name = "speed" }]\n')
+    recipe = load_recipe(top)
+    assert recipe.name == "top" and recipe.head.members == 1 and recipe.head.dropout == 0.5
+    assert recipe.training.epochs == 7 and recipe.augment.copies == 2 and recipe.protocol.options()["k"] == 5
+    assert recipe.augment.chain == ({"name": "speed"},)
+    assert load_recipe(top, ["head.members=2"]).head.members == 2
+
+
+def test_some_tables_are_replaced_as_a_whole(write):
+    base = MINIMAL.replace('manifest = "m.csv"', 'corpora = { a = "a", b = "b" }\nwhere = { channel = "speech" }')
+    base = base.replace('"sad"]', '"sad"]\nmerge = { glad = "happy" }')
+    write(base, "base.toml")
+    recipe = load_recipe(
+        write(
+            'extends = "base.toml"\n[data]\ncorpora = { c = "c" }\nwhere = {}\n[labels]\nmerge = { blue = "sad" }\n'
+            '[protocol]\nname = "leave-one-speaker-out"\ndev = 0\n'
+        )
+    )
+    assert recipe.data.corpora == {"c": "c"} and recipe.data.where == {} and recipe.labels.merge == {"blue": "sad"}
+    assert recipe.labels.classes == ("happy", "sad")
+    assert recipe.protocol.options() == {"dev": 0, "seed": 0}, "options of another protocol were kept"
+
+
+def test_shipped_recipes_can_be_extended_by_name(write):
+    recipe = load_recipe(write('extends = "default/speakers"\nname = "mine"\n[training]\nepochs = 1\n'))
+    base = load_recipe("default/speakers")
+    changed = base.model_copy(update={"name": "mine", "training": base.training.model_copy(update={"epochs": 1})})
+    assert recipe == changed
+
+
+def test_chains_are_followed_and_circles_refused(write):
+    write(MINIMAL + "[training]\nepochs = 2\n", "a.toml")
+    write('extends = "a.toml"\n[training]\nlr = 0.25\n', "b.toml")
+    recipe = load_recipe(write('extends = "b.toml"\nname = "c"\n', "c.toml"))
+    assert (recipe.training.epochs, recipe.training.lr, recipe.name) == (2, 0.25, "c")
+    write('extends = "c.toml"\n', "a.toml")
+    assert "extends itself" in refusal(write('extends = "b.toml"\nname = "c"\n', "c.toml"))
+    assert "extends itself" in refusal(write('extends = "self.toml"\n', "self.toml"))
+
+
+def test_recipes_that_are_not_there_or_not_toml_are_named(write, tmp_path):
+    assert "did you mean 'default/speakers'" in refusal("default/speaker")
+    assert "gone.toml: no such recipe file" in refusal(tmp_path / "gone.toml")
+    assert "minimal.toml: is not TOML" in refusal(write("name = \n"))
+    assert "no recipe named 'nowhere'" in refusal(write('extends = "nowhere"\n'))
+    assert "labels" in refusal(write('name = "x"\n[data]\n[protocol]\nname = "part"\n[encoder]\nlayers = [0]\n'))
+
+
+def recipe_models(model=Recipe):
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from recipe_models(field.annotation)
+
+
+def test_a_setting_that_nothing_reads_is_an_error():
+    models = {model.__name__: model for model in recipe_models()}
+    assert {"HeadConfig", "TrainingOptions", "EncoderSection"} <= set(models) and len(models) == 9
+    read = set()
+    for path in SOURCE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = {
+            id(node)
+            for parent in ast.walk(tree)
+            if isinstance(parent, ast.ClassDef) and parent.name in models
+            for child in parent.body
+            if isinstance(child, ast.AnnAssign)
+            for node in ast.walk(child)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in own:
+                read.add(node.attr)
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                read.add(node.slice.value)  # protocols read their options from a dictionary
+    unread = [f"{name}.{field}" for name, model in models.items() for field in model.model_fields if field not in read]
+    assert unread == []
+
+
+def test_models_are_frozen_and_closed(write):
+    recipe = load_recipe(write(MINIMAL))
+    for model in recipe_models():
+        assert model.model_config["frozen"] and (
+            model.model_config["extra"] == "forbid" or model.__name__ == "ProtocolSection"
+        )
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.name = "other"

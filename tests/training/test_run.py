@@ -1,0 +1,231 @@
+"""A recipe from recordings to predictions, on a small generated corpus with a tiny encoder."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
+from serkit.errors import InputError
+from serkit.training import run as run_module
+from serkit.training.recipe import load_recipe
+from serkit.training.run import load_data, predictions_table, prepare_material, train
+
+torch.set_num_threads(1)
+
+SPEAKERS = ["01", "02", "03", "04"]
+CODES = {"03": 120, "04": 220, "05": 400}  # happy, sad, angry: each has a pitch of its own
+RECIPE = """
+name = "small"
+seeds = [0, 1]
+[data]
+corpora = {{ ravdess = "speech" }}
+root = "{root}"
+[labels]
+classes = ["sad", "happy", "angry"]
+[protocol]
+name = "leave-one-speaker-out"
+dev = 0.34
+[encoder]
+name = "whisper"
+layers = [0, 2]
+level = -23
+options = {{ weights = "{root}/tiny.safetensors" }}
+[features]
+stride = 2
+[augment]
+copies = 1
+chain = [{{ name = "gain" }}, {{ name = "noise", snr = [20, 30] }}]
+[head]
+kind = "frames"
+frame_hidden = [16]
+dropout = 0.1
+[training]
+epochs = 8
+batch_size = 6
+lr = 0.01
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for speaker in SPEAKERS:
+        folder = root / "speech" / f"Actor_{speaker}"
+        folder.mkdir(parents=True)
+        for code, pitch in CODES.items():
+            for repetition in ("01", "02"):
+                time = np.arange(int(rng.integers(4800, 8000))) / 16_000
+                phase = 2 * np.pi * pitch * (1 + 0.03 * int(speaker)) * time
+                wave = sum(np.sin(k * phase) / k for k in range(1, 6)) * 0.1 + rng.normal(0, 0.003, len(time))
+                soundfile.write(folder / f"03-01-{code}-01-01-{repetition}-{speaker}.wav", wave, 16_000)
+    torch.manual_seed(0)
+    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=200))
+    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    (root / "small.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def go(root):
+    """Train the small recipe with overrides; the cache is shared, as it is between runs of a user."""
+
+    def run(folder, *overrides, log=lambda line: None):
+        return train(load_recipe(root / "small.toml", overrides), folder, root / "cache", log, workers=1)
+
+    return run
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Every call of ``fit`` as (training ids, dev ids)."""
+    calls, fit = [], run_module.fit
+
+    def counting(head, train_set, dev_set, *rest):
+        calls.append((train_set.ids, dev_set.ids if dev_set else ()))
+        assert dev_set is None or len(dev_set.statistics) == 1
+        return fit(head, train_set, dev_set, *rest)
+
+    monkeypatch.setattr(run_module, "fit", counting)
+    return calls
+
+
+def test_from_recordings_to_predictions(go, root, tmp_path, fits):
+    table = pl.read_parquet(go(tmp_path / "run"))
+    probabilities = [f"p_{name}" for name in ("sad", "happy", "angry")]
+    assert set(table.columns) == {
+        "id", "fold", "seed", "part", "truth", "prediction", "speaker", "gender", "corpus", *probabilities,
+    }  # fmt: skip
+    assert table["fold"].unique().sort().to_list() == SPEAKERS and table["seed"].unique().sort().to_list() == [0, 1]
+    sums = table.select(pl.sum_horizontal(probabilities)).to_series()
+    np.testing.assert_allclose(sums, 1, atol=1e-6)
+    best = table.select(probabilities).to_numpy().argmax(1)
+    assert table["prediction"].to_list() == [("sad", "happy", "angry")[index] for index in best]
+    names = {"03": "happy", "04": "sad", "05": "angry"}
+    assert table["truth"].to_list() == [names[id.split("-")[2]] for id in table["id"]]
+    assert table["speaker"].to_list() == [id.split("-")[-1] for id in table["id"]]
+    runs = list(table.partition_by("seed", "fold", maintain_order=True))
+    assert len(runs) == len(fits) == 8
+    for part, (train_ids, dev_ids) in zip(runs, fits, strict=True):
+        test, dev = (part.filter(pl.col("part") == name) for name in ("test", "dev"))
+        assert test["speaker"].unique().to_list() == [part["fold"][0]] and len(test) == 6
+        assert dev["id"].to_list() == list(dev_ids) and len(dev_ids) == 6
+        speakers = [{id.split("-")[-1] for id in ids} for ids in (train_ids, dev_ids, test["id"])]
+        assert [len(names) for names in speakers] == [2, 1, 1] and len(set.union(*speakers)) == 4
+    tests = table.filter(pl.col("part") == "test")
+    assert sorted(tests.filter(pl.col("seed") == 0)["id"]) == sorted(tests.filter(pl.col("seed") == 1)["id"])
+    zero, one = (tests.filter(pl.col("seed") == seed).sort("id") for seed in (0, 1))
+    assert not np.array_equal(zero[probabilities[0]], one[probabilities[0]])
+
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert facts["stamp"] == "speakers shared: 0" and facts["seeds"] == [0, 1] and len(facts["folds"]) == 4
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert len(lines) == 8 * 8 and {"seed", "fold", "epoch", "loss", "dev_uar", "dev_loss"} <= set(lines[0])
+    assert load_recipe(tmp_path / "run" / "recipe.toml") == load_recipe(root / "small.toml")
+    assert len(list((tmp_path / "run" / "models").glob("*.safetensors"))) == 8
+
+
+def test_the_same_seed_gives_the_same_bytes(go, tmp_path):
+    one, two = go(tmp_path / "one", "training.epochs=2"), go(tmp_path / "two", "training.epochs=2")
+    assert one.read_bytes() == two.read_bytes()
+    other = go(tmp_path / "three", "training.epochs=2", "seeds=[7, 8]")
+    assert other.read_bytes() != one.read_bytes()
+
+
+def test_a_seed_does_not_depend_on_the_others(go, tmp_path):
+    both = pl.read_parquet(go(tmp_path / "both", "training.epochs=2"))
+    only = pl.read_parquet(go(tmp_path / "only", "training.epochs=2", "seeds=[1]"))
+    assert both.filter(pl.col("seed") == 1).equals(only)
+
+
+def test_a_finished_run_trains_nothing_and_an_interrupted_one_the_rest(go, tmp_path, fits):
+    options = ["training.epochs=2", "seeds=[3]"]
+    whole = go(tmp_path / "whole", *options).read_bytes()
+    assert len(fits) == 4
+
+    def interrupt(line):
+        if line.startswith("seed 3 02"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "again", *options, log=interrupt)
+    assert len(fits) == 6 and not (tmp_path / "again" / "predictions.parquet").exists()
+    assert go(tmp_path / "again", *options).read_bytes() == whole
+    assert len(fits) == 8
+    lines = []
+    assert go(tmp_path / "again", *options, log=lines.append).read_bytes() == whole
+    assert len(fits) == 8 and sum("already trained" in line for line in lines) == 4
+
+
+def test_another_recipe_in_the_same_folder_is_refused(go, tmp_path):
+    options = ["training.epochs=1", "seeds=[0]"]
+    go(tmp_path / "run", *options)
+    with pytest.raises(InputError, match=r"run: holds a run of another recipe"):
+        go(tmp_path / "run", "training.epochs=2", "seeds=[0]")
+    go(tmp_path / "run", *options)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["head.kind=pooled", "head.mix=concat", "training.optimizer=lbfgs", "training.epochs=30"],
+        ["features.normalise=speaker", "protocol.dev=0", "augment.copies=0"],
+        ["features.normalise=none", "head.pooling=attention", "head.members=2", "training.crop=0.5"],
+    ],
+)
+def test_other_heads_and_normalisations_run(overrides, go, tmp_path):
+    table = pl.read_parquet(go(tmp_path / "run", "training.epochs=5", "seeds=[0]", *overrides))
+    tests = table.filter(pl.col("part") == "test")
+    assert len(tests) == 24 and tests.select(pl.col("^p_.*$").is_finite().all()).to_numpy().all()
+    # Eighteen utterances teach a linear head the pitch of each class.
+    assert overrides[0] != "head.kind=pooled" or (tests["truth"] == tests["prediction"]).mean() > 0.6
+    assert len(table) == (24 if "protocol.dev=0" in overrides else 48)
+
+
+def test_material_lines_up_with_the_manifest(root):
+    recipe = load_recipe(root / "small.toml")
+    material = prepare_material(recipe, root / "cache", lambda line: None, workers=1)
+    assert list(material.features.ids) == material.manifest.ids and len(material.features) == 24
+    classes = [recipe.labels.classes[target] for target in material.features.targets]
+    assert classes == material.manifest.table["emotion"].to_list()
+    assert material.features.statistics.shape == (2, 24, 2, 2, 64) and (material.num_layers, material.dim) == (2, 64)
+    copies = material.features.copies
+    assert [a.shape for a in copies[0]] == [b.shape for b in copies[1]]
+    assert not any(torch.equal(a, b) for a, b in zip(*copies, strict=True))
+
+
+def test_probabilities_are_those_of_the_scores(root):
+    manifest = load_data(load_recipe(root / "small.toml"))
+    ids = manifest.ids[:2]
+    scores = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
+    table = predictions_table(manifest.select(ids), scores, ["a", "b", "c"])
+    assert table["prediction"].to_list() == ["c", "a"] and table["id"].to_list() == ids
+    np.testing.assert_allclose(table.select("p_a", "p_b", "p_c"), scores.double().softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.root="], "set data.root=DIR"),
+        (["data.corpora={}"], "says no data"),
+        (["data.where={ chanel = 'speech' }"], "names 'chanel', which the manifest lacks"),
+        (["data.where={ channel = 'song' }"], "no utterance is left"),
+        (["encoder.layers=[0, 3]"], "0 to 2"),
+        (["encoder.layers=[]"], "0 to 2"),
+        (["encoder.name=wisper"], "did you mean 'whisper'"),
+        (["labels.classes=['sad', 'happy']"], "angry"),
+        (["protocol.name=leave-one-speker-out"], "did you mean 'leave-one-speaker-out'"),
+        (["augment.chain=[{ name = 'nois' }]"], "did you mean 'noise'"),
+    ],
+)
+def test_what_is_missing_is_named(overrides, message, go, tmp_path):
+    with pytest.raises(InputError, match=message):
+        go(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run" / "recipe.toml").exists()
