@@ -47,6 +47,8 @@ class Encoder(nn.Module):
     num_layers: int
     min_samples: int
     max_samples: int | None = None
+    revision: int = 1
+    """Raised when the code changes what an encoder returns: then cached features are computed again."""
     trim: float | None = None
     level: float | None = None
 
@@ -96,7 +98,7 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a short hash of the name and every weight: it keys the feature cache."""
-        digest = hashlib.blake2b(f"{self.name}|{self.trim}|{self.level}".encode(), digest_size=8)
+        digest = hashlib.blake2b(f"{self.name}|{self.revision}|{self.trim}|{self.level}".encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -93,6 +93,10 @@ TRANSFORMS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+REVISION = 1
+"""Raised when a transform's code changes what it does: then cached copies are computed again."""
+
+
 class Augmentation:
     """A chain of transforms; each entry has a ``name``, a ``probability`` (1 when left out) and its own parameters.
 
@@ -123,7 +127,7 @@ class Augmentation:
 
     def description(self) -> str:
         """Return the chain as canonical JSON: part of the feature cache's keys."""
-        return json.dumps(self.chain, sort_keys=True)
+        return json.dumps([REVISION, self.chain], sort_keys=True)
 
 
 def _frame_powers(x: np.ndarray) -> np.ndarray:
