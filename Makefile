@@ -8,7 +8,7 @@ demo: $(venv)/base ## recognise the emotion expressed in the example recordings
 	$(bin)/serkit predict examples
 
 test: lint types ## lint, types and tests
-	$(bin)/python -m pytest -n 2 --dist worksteal
+	$(bin)/python -m pytest -n 2 --dist loadfile
 
 lint: $(venv)/dev
 	$(bin)/ruff check .

@@ -14,7 +14,8 @@ import pytest
 
 from serkit.errors import InputError
 from serkit.evaluation import metrics
-from serkit.evaluation.report import create_report, format_summary, shared_speakers, write_report
+from serkit.evaluation.page import shared_speakers
+from serkit.evaluation.report import create_report, format_summary, write_report
 
 CLASSES = ["neutral", "happy", "sad"]
 PROVENANCE = {"recipe": "demo", "protocol": "three folds", "stamp": "speakers shared: 0", "versions": {"serkit": "0.1"}}

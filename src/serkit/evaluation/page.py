@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from serkit.errors import missing_extra
-from serkit.evaluation.report import EXPRESSED, shared_speakers
+
+EXPRESSED = (
+    "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
+    "They say nothing about what a person feels."
+)
 
 LABELS = {
     "uar": ("UAR", "unweighted average recall: the mean recall of the classes"),
@@ -50,6 +54,12 @@ def render_page(report: Mapping[str, Any]) -> str:
         shared=shared_speakers(report["stamp"]),
         title=_title(report),
     )
+
+
+def shared_speakers(stamp: Any) -> int | None:
+    """Return N of the stamp "speakers shared: N", or None when the stamp does not say."""
+    found = re.search(r"speakers[ _]shared\D*(\d+)", _words(stamp))
+    return int(found.group(1)) if found else None
 
 
 def _title(report: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from serkit.data.files import write_json, write_text
 from serkit.errors import InputError
 from serkit.evaluation import calibration
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, encode, precisions, recalls
+from serkit.evaluation.page import EXPRESSED, render_page
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.evaluation.stats import (
     CONFIDENCE,
@@ -29,10 +30,6 @@ from serkit.evaluation.stats import (
     tally_confusions,
 )
 
-EXPRESSED = (
-    "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
-    "They say nothing about what a person feels."
-)
 UNKNOWN = "unknown"
 FEW_SPEAKERS = 10
 
@@ -87,8 +84,6 @@ def write_report(run_folder: str | Path) -> dict[str, Any]:
     Returns the report of :func:`create_report`. Files are replaced atomically, both only when all went well. Raises
     ``InputError`` naming the file that is missing or unsound.
     """
-    from serkit.evaluation.page import render_page
-
     folder = Path(run_folder)
     path = folder / "predictions.parquet"
     table = read_predictions(path)
@@ -151,12 +146,6 @@ def format_summary(report: Mapping[str, Any]) -> str:
         lines += ["", f"per fold (not pooled): uar {shown}, {per_fold['method']}"]
     lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
     return "\n".join(lines)
-
-
-def shared_speakers(stamp: Any) -> int | None:
-    """Return N of the stamp "speakers shared: N", or None when the stamp does not say."""
-    found = re.search(r"speakers[ _]shared\D*(\d+)", _words(stamp))
-    return int(found.group(1)) if found else None
 
 
 def _tally(rows: pl.DataFrame, classes: tuple[str, ...]) -> Tally:
