@@ -9,14 +9,16 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
 from serkit.errors import InputError, SerkitError, missing_extra
+from serkit.progress import show_steps
 
 app = typer.Typer(
     help="Speech emotion recognition: recognise, train, evaluate.",
@@ -254,7 +256,8 @@ def extract(
     jobs = list_jobs(Manifest.read(manifest))
     spec = EncoderSpec(encoder, {"level": level, "trim": trim})
     frames = granularity == "frame"
-    features = extract(jobs, spec, cache or _cache_folder(), frames, progress=_progress("utterances"))
+    with show_steps() as step:
+        features = extract(jobs, spec, cache or _cache_folder(), frames, progress=partial(step, "encoding"))
     write_features(jobs, features, output, frames)
     typer.echo(f"{output}: {len(jobs)} files, encoder fingerprint {features.folder.name}")
 
@@ -273,7 +276,8 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
-    train(loaded, folder, cache or _cache_folder(), typer.echo, workers)
+    with show_steps() as step:
+        train(loaded, folder, cache or _cache_folder(), step, workers)
     _evaluate(folder)
 
 
@@ -293,7 +297,8 @@ def export(
     """Train the run's recipe on all its speakers and write a bundle that runs without PyTorch."""
     from serkit.export import export_run
 
-    agreement = export_run(run, output, cache or _cache_folder(), typer.echo, int8)
+    with show_steps() as step:
+        agreement = export_run(run, output, cache or _cache_folder(), step, int8)
     typer.echo(
         f"{output}: written; probabilities differ from PyTorch's by at most "
         f"{agreement['max_probability_difference']:.2g}, {agreement['equal_labels']:.1%} of labels equal"
@@ -318,14 +323,6 @@ def _cache_folder() -> Path:
     """Return the feature cache: ``SERKIT_CACHE``, or ``serkit`` in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if done == total or done % 500 == 0:
-            typer.echo(f"encoded {done}/{total} {what}")
-
-    return report
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
+from serkit.progress import Step, no_steps
 from serkit.training.recipe import Recipe, load_recipe
 from serkit.training.run import encoder_spec, fit_fold, prepare_material
 
@@ -38,7 +42,7 @@ TOLERANCE = {False: 1e-4, True: 0.15}
 
 
 def export_run(
-    run: str | Path, output: str | Path, cache: str | Path, log: Callable[[str], None], int8: bool = False
+    run: str | Path, output: str | Path, cache: str | Path, step: Step = no_steps, int8: bool = False
 ) -> dict[str, float]:
     """Train the recipe of a finished ``run`` on all its speakers and write the bundle ``output``.
 
@@ -52,13 +56,11 @@ def export_run(
     recipe = load_recipe(run / "recipe.toml")
     if recipe.features.normalise == "speaker":
         raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
-    material = prepare_material(recipe, Path(cache), log)
-    log(f"training on all {len(material.manifest)} utterances")
+    material = prepare_material(recipe, Path(cache), step)
     head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
     stride = recipe.features.stride if head.needs_frames else 1  # cached statistics are those of single frames
     graph = Graph(encoder_spec(recipe).create(), head.eval(), recipe.encoder.layers, stride)
     temperature = run_temperature(run)
-    log(f"temperature {temperature:.3f}")
     rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
     long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
@@ -174,6 +176,18 @@ def quantise(source: Path, path: Path) -> None:
     )  # fmt: skip
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' remarks about themselves; what they raise still comes through."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def write_bundle(
     folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
 ) -> dict[str, float]:
@@ -186,12 +200,12 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         work = Path(name)
-        export_graph(graph, work / "float.onnx")
-        if int8:
-            quantise(work / "float.onnx", work / "model.onnx")
-            (work / "float.onnx").unlink()
-        else:
-            (work / "float.onnx").rename(work / "model.onnx")
+        with _quiet():
+            export_graph(graph, work / "float.onnx")
+            if int8:
+                quantise(work / "float.onnx", work / "model.onnx")
+            else:
+                (work / "float.onnx").rename(work / "model.onnx")
         packages = ("serkit", "torch", "onnx", "onnxruntime")
         facts = {**card, "versions": {package: version(package) for package in packages}}
         facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}

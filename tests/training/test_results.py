@@ -12,7 +12,7 @@ from serkit.training.run import train
 @pytest.mark.slow
 def test_emodb_reaches_its_published_figure(corpus_root, tmp_path):
     recipe = load_recipe("emodb/loso", [f"data.root={corpus_root('emodb')}"])
-    train(recipe, tmp_path / "run", tmp_path / "cache", log=lambda line: None)
+    train(recipe, tmp_path / "run", tmp_path / "cache")
     write_report(tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["stamp"] == "speakers shared: 0"

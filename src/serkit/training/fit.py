@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from serkit.data.files import replace_atomically
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble
+from serkit.models.model import Model
 from serkit.training.features import FeatureSet
+from serkit.training.waveforms import WaveformSet
 
 
 class TrainingOptions(BaseModel):
@@ -37,6 +39,7 @@ class TrainingOptions(BaseModel):
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["adamw", "adam", "lbfgs"] = "adamw"
     lr: float = Field(2e-3, gt=0)
+    encoder_lr: float = Field(3e-5, gt=0, description="learning rate of the encoder when it is trained as well")
     weight_decay: float = Field(0.05, ge=0)
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = Field(0.15, ge=0, lt=1, description="share of all steps")
@@ -81,10 +84,15 @@ def schedule_factor(options: TrainingOptions, step: int, steps: int) -> float:
     return (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm))) / 2
 
 
+Trainable = Ensemble | Model
+"""A head, trained from cached features, or an encoder with its head, trained from waveforms."""
+Examples = FeatureSet | WaveformSet
+
+
 def fit(
-    head: Ensemble,
-    train: FeatureSet,
-    dev: FeatureSet | None,
+    head: Trainable,
+    train: Examples,
+    dev: Examples | None,
     options: TrainingOptions,
     seed: int,
     folder: Path | None = None,
@@ -92,10 +100,14 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train ``head`` on ``train``; with a ``dev`` part, keep the weights of its best epoch; return the history.
 
+    A head learns from a ``FeatureSet`` of cached features, a :class:`Model` with its encoder from a ``WaveformSet``.
+
     ``folder`` holds checkpoints: a killed run called again goes on after its last one and gives the same weights as a
     run that was never interrupted, because every epoch draws its randomness from ``seed`` and its own number.
     """
     if options.optimizer == "lbfgs":
+        if not (isinstance(head, Ensemble) and isinstance(train, FeatureSet)):
+            raise InputError("training.optimizer: lbfgs fits heads on cached features, not encoders")
         return _fit_convex(head, train, dev, options)
     accelerator = Accelerator()
     optimizer = _create_optimizer(head, options)
@@ -112,8 +124,8 @@ def fit(
         for number, rows in enumerate(np.array_split(rng.permutation(len(train)), steps_per_epoch)):
             factor = schedule_factor(options, epoch * steps_per_epoch + number, options.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = options.lr * factor
-            batch = train.augmented_batch(rows.tolist(), rng, options.crop)
+                group["lr"] = group["peak"] * factor
+            batch: Any = train.augmented_batch(rows.tolist(), rng, options.crop)
             index = torch.from_numpy(rows)
             scores = accelerator.unwrap_model(model).each(batch)
             loss = _loss(scores, train.targets[index], train.weights[index], options.label_smoothing)
@@ -136,7 +148,7 @@ def fit(
 
 
 def _fit_convex(
-    head: Ensemble, train: FeatureSet, dev: FeatureSet | None, options: TrainingOptions
+    head: Ensemble, train: FeatureSet, dev: Examples | None, options: TrainingOptions
 ) -> list[dict[str, Any]]:
     """Fit on all copies with L-BFGS; starts from zero, so the result depends on the data alone."""
     head.eval()  # no dropout: the objective must not change between evaluations
@@ -167,15 +179,15 @@ def _fit_convex(
 
 
 @torch.no_grad()
-def predict(head: Ensemble, features: FeatureSet, batch_size: int = 64) -> Tensor:
+def predict(head: Trainable, examples: Examples, batch_size: int = 64) -> Tensor:
     """Return log-probabilities ``(U, C)`` of the recordings themselves."""
     head.eval()
-    rows = range(len(features))
-    parts = [head(features.batch(rows[i : i + batch_size])) for i in range(0, len(features), batch_size)]
+    rows = range(len(examples))
+    parts = [head(examples.batch(rows[i : i + batch_size])) for i in range(0, len(examples), batch_size)]
     return torch.cat(parts).log_softmax(-1)
 
 
-def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
+def evaluate_dev(head: Trainable, dev: Examples) -> dict[str, float]:
     """Return loss and mean recall over the classes that the dev part has."""
     scores = predict(head, dev)
     hits = scores.argmax(1) == dev.targets
@@ -192,12 +204,18 @@ def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float) ->
     return (flat.view(len(scores), -1) * weights).mean(1).sum()
 
 
-def _create_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+def _create_optimizer(head: Trainable, options: TrainingOptions) -> torch.optim.Optimizer:
+    """Group parameters by learning rate and decay: vectors do not decay, and the schedule scales ``peak``."""
+    encoder = {id(weight) for weight in head.encoder.parameters()} if isinstance(head, Model) else set()
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for weight in head.parameters():
+        if weight.requires_grad:
+            peak = options.encoder_lr if id(weight) in encoder else options.lr
+            groups.setdefault((peak, options.weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    matrices = [weight for weight in head.parameters() if weight.ndim > 1]
-    others = [weight for weight in head.parameters() if weight.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return kind(groups, lr=options.lr)
+    return kind(
+        [{"params": part, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), part in groups.items()]
+    )
 
 
 class _Progress:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,11 @@ from serkit.data.protocols import Fold, create_folds, group_of, stamp
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, create_head
+from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, fit_standardisation, load_features, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
 from serkit.training.recipe import Recipe, dump_recipe
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load_data(recipe: Recipe) -> Manifest:
     return labelled
 
 
-def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None = None) -> Material:
+def prepare_material(recipe: Recipe, cache: Path, step: Step = no_steps, workers: int | None = None) -> Material:
     """Encode every utterance and copy that is not cached yet, and load the features that the head needs."""
     manifest = load_data(recipe)
     section, spec = recipe.encoder, encoder_spec(recipe)
@@ -77,7 +77,7 @@ def prepare_material(recipe: Recipe, cache: Path, log: Log, workers: int | None 
     for copy in range(1 + recipe.augment.copies):
         jobs = list_jobs(manifest, copy, augmentation.description())
         what = "recordings" if copy == 0 else f"augmented copy {copy} of {recipe.augment.copies}"
-        encoded = extract(jobs, spec, cache, needs_frames, augmentation, workers, _progress(log, what))
+        encoded = extract(jobs, spec, cache, needs_frames, augmentation, workers, partial(step, f"encoding {what}"))
         keys.append([job.key for job in jobs])
     classes = recipe.labels.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
@@ -100,7 +100,9 @@ def encoder_spec(recipe: Recipe) -> EncoderSpec:
     return EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
 
 
-def train(recipe: Recipe, folder: str | Path, cache: str | Path, log: Log = print, workers: int | None = None) -> Path:
+def train(
+    recipe: Recipe, folder: str | Path, cache: str | Path, step: Step = no_steps, workers: int | None = None
+) -> Path:
     """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
     Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another recipe.
@@ -112,14 +114,15 @@ def train(recipe: Recipe, folder: str | Path, cache: str | Path, log: Log = prin
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
     folds = create_folds(manifest, recipe.protocol.name, **recipe.protocol.options())
-    material = prepare_material(recipe, Path(cache), log, workers)
+    material = prepare_material(recipe, Path(cache), step, workers)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
     write_json(folder / "provenance.json", _provenance(recipe, material, folds))
     parts = []
-    for seed in recipe.seeds:
-        for fold in folds:
-            parts.append(_run_fold(recipe, material, fold, seed, folder, log))
+    work = [(seed, fold) for seed in recipe.seeds for fold in folds]
+    for done, (seed, fold) in enumerate(work, 1):
+        parts.append(_run_fold(recipe, material, fold, seed, folder))
+        step("training folds and seeds", done, len(work))
     path = folder / "predictions.parquet"
     with replace_atomically(path) as part:
         pl.concat(parts).write_parquet(part)
@@ -146,13 +149,12 @@ def fit_fold(
     return head, fit(head, train_set, dev_set, recipe.training, seed, folder)
 
 
-def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path, log: Log) -> pl.DataFrame:
+def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
     name = _name(fold, seed)
     weights_file, history_file = folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
     if weights_file.exists() and history_file.exists():
         head = create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
         head.load_state_dict(load_file(weights_file))
-        log(f"seed {seed} {fold.name}: already trained")
     else:
         work = folder / "checkpoints" / name
         head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
@@ -161,7 +163,6 @@ def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder:
             save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
         (work / "checkpoint.safetensors").unlink(missing_ok=True)
     tables = [_predict_part(recipe, material, head, part, getattr(fold, part), fold, seed) for part in ("dev", "test")]
-    log(f"seed {seed} {fold.name}: {len(fold.train)} training, {len(fold.dev)} dev, {len(fold.test)} test utterances")
     return pl.concat(tables)
 
 
@@ -222,11 +223,3 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
         "command": " ".join(["serkit", *sys.argv[1:]]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _progress(log: Log, what: str) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if done == total or done % 500 == 0:
-            log(f"encoded {done}/{total} {what}")
-
-    return report
