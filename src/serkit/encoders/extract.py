@@ -6,7 +6,6 @@ On a CPU neither batching nor more threads per process help an encoder, and padd
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from serkit.cores import count_cores
 from serkit.data.audio import read_audio
 from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
@@ -85,7 +85,7 @@ def extract(
     cache = FeatureCache(cache_folder, encoder.fingerprint(), encoder.num_layers, encoder.dim)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}
     queue = sorted(todo.values(), key=lambda job: -job.size)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(queue) // 8))
+    workers = min(workers or count_cores(), max(1, len(queue) // 8))
     failed: list[str] = []
     if workers == 1:
         results: Iterable[str | None] = (_encode_job(job, encoder, cache, frames, augment) for job in queue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from serkit.cores import count_cores
 from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK, Source, source_name, stream_audio, to_16k_mono
 from serkit.data.clips import Clip
 from serkit.errors import AudioError, InputError, nearest
@@ -154,11 +154,7 @@ class Predictor:
 
         At most a few clips per worker are under way at once, so a million files need no more memory than ten.
         """
-        workers = (
-            workers or len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else workers or os.cpu_count() or 1
-        )
+        workers = workers or count_cores()
         names = None if labels is None else list(labels)
         self._candidates(names)
         with ThreadPoolExecutor(workers) as pool:
