@@ -34,6 +34,8 @@ from serkit.training.run import encoder_spec, fit_fold, prepare_material
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""
+FRAME_STEP_SECONDS = 0.1
+"""Frames share their probabilities with their neighbours for this long: sliding finer costs more than the encoder."""
 
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
@@ -106,7 +108,8 @@ class Graph(nn.Module):
     def __init__(self, encoder: Encoder, head: Ensemble, layers: Sequence[int], stride: int) -> None:
         super().__init__()
         self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
-        self.radius = max(1, round(FRAME_RADIUS_SECONDS * encoder.frame_rate / stride))
+        self.group = max(1, round(FRAME_STEP_SECONDS * encoder.frame_rate / stride))
+        self.radius = max(1, round(FRAME_RADIUS_SECONDS * encoder.frame_rate / stride / self.group))
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return ``logits (B, C)``, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``.
@@ -116,17 +119,17 @@ class Graph(nn.Module):
         features = self.encoder(waveforms, lengths)
         batch = Batch.of_frames(features, self.layers, self.stride)
         logits = self.head(batch)
-        around = self.head(Batch.of_frames(features, self.layers, self.stride, self.radius))
+        around = self.head(Batch.of_frames(features, self.layers, self.stride, self.radius, self.group))
         frame_lengths = self.encoder.frame_lengths(lengths)
         size: Any = self.encoder.frame_lengths(waveforms.shape[1])  # type: ignore[arg-type]  # a number does as well
         steps = torch.arange(size, device=waveforms.device)[None, :]
         if features.start is not None:
             steps = steps - features.start[:, None]
-        strides = (features.lengths + self.stride - 1) // self.stride
-        index = torch.minimum(
-            (steps.clamp(min=0) // self.stride).expand(waveforms.shape[0], size), strides[:, None] - 1
-        )
-        rows = around.unflatten(0, (waveforms.shape[0], batch.arrays[0].shape[1] // waveforms.shape[0]))
+        step = self.stride * self.group
+        held = (features.lengths + step - 1) // step
+        index = torch.minimum((steps.clamp(min=0) // step).expand(waveforms.shape[0], size), held[:, None] - 1)
+        groups = (batch.arrays[0].shape[1] // waveforms.shape[0] + self.group - 1) // self.group
+        rows = around.unflatten(0, (waveforms.shape[0], groups))
         frames = rows.gather(1, index[:, :, None].expand(-1, -1, around.shape[1]))
         frames = frames * frame_mask(frame_lengths, size)[:, :, None]
         embedding = batch.statistics[:, 0, -1]

@@ -165,3 +165,16 @@ def test_standardise_centres_what_does_not_vary():
     layer.fit(np.array([[1.0, 2], [3, 4]]), np.array([[2.0, 0.0], [0.5, 1e-7]]))
     close(layer(torch.tensor([[5.0, 5.0], [5.0, 5.0]])), torch.tensor([[2.0, 3.0], [4.0, 1.0]]))
     assert set(layer.state_dict()) == {"mean", "sd"} and not list(layer.parameters())
+
+
+def test_grouped_windows_are_those_around_every_group():
+    torch.manual_seed(0)
+    lengths, size, group, radius = torch.tensor([11, 7]), 11, 3, 1
+    x = torch.randn(2, size, 4)
+    mean, variance = Windows(lengths, size, radius, group).moments(x.flatten(0, 1), torch.ones(2 * size, 1))
+    mean, variance = mean.unflatten(0, (2, 4)), variance.unflatten(0, (2, 4))
+    for row, length in enumerate(lengths.tolist()):
+        for number in range((length + group - 1) // group):
+            inside = x[row, max(0, (number - radius) * group) : min(length, (number + radius + 1) * group)]
+            close(mean[row, number], inside.mean(0), atol=1e-5)
+            close(variance[row, number], inside.var(0, correction=0), atol=1e-5)

@@ -167,3 +167,10 @@ def test_the_description_is_canonical():
 def test_unknown_names_are_refused(entry, message):
     with pytest.raises(InputError, match=message):
         Augmentation([entry])
+
+
+def test_lowpass_removes_what_is_above_and_keeps_what_is_below():
+    time = np.arange(16_000) / 16_000
+    low, high = np.sin(2 * np.pi * 1000 * time), np.sin(2 * np.pi * 6000 * time)
+    out = apply(low + high, name="lowpass", cutoff=[4000, 4000])
+    np.testing.assert_allclose(out, low, atol=1e-6)

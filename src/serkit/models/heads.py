@@ -61,16 +61,19 @@ class Batch:
     segments: Segments | Windows | None = None
 
     @classmethod
-    def of_frames(cls, features: FrameFeatures, layers: Sequence[int], stride: int, radius: int | None = None) -> Batch:
+    def of_frames(
+        cls, features: FrameFeatures, layers: Sequence[int], stride: int, radius: int | None = None, group: int = 1
+    ) -> Batch:
         """Take ``layers`` of an encoder's output, averaged over ``stride`` frames.
 
-        With ``radius`` (in strides) there is one row per stride instead of one per utterance: the frames around it.
+        With ``radius`` there is one row per ``group`` strides instead of one per utterance: it and ``radius`` groups
+        on either side.
         """
         chosen = features.layers[:, list(layers)]
         pooled, lengths = stride_mean(chosen, features.lengths, stride)
         size = pooled.shape[2]
         packed = pooled.transpose(0, 1).flatten(1, 2)  # (N, B * T, D)
-        segments = Segments.padded(lengths, size) if radius is None else Windows(lengths, size, radius)
+        segments = Segments.padded(lengths, size) if radius is None else Windows(lengths, size, radius, group)
         wide = packed.transpose(0, 1).flatten(1)  # (B * T, N * D)
         mean, variance = segments.moments(wide, torch.ones_like(wide[:, :1]))
         statistics = torch.stack([mean, variance.sqrt()], 1).unflatten(2, (packed.shape[0], packed.shape[2]))

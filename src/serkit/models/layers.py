@@ -31,9 +31,7 @@ class Segments:
     @classmethod
     def padded(cls, lengths: Tensor, size: int) -> Segments:
         """Frames of a padded batch ``(B, size)``, flattened."""
-        rows = torch.arange(lengths.shape[0], device=lengths.device)[:, None]
-        real = torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
-        return cls(torch.where(real, rows, lengths.shape[0]).flatten(), lengths.shape[0])
+        return _PaddedSegments(lengths, size)
 
     def sum(self, x: Tensor) -> Tensor:
         """Add up the frames ``(F, D)`` of each utterance: ``(B, D)``."""
@@ -51,21 +49,50 @@ class Segments:
         return mean, self.sum(weights * centred.square()) / total
 
 
-class Windows:
-    """Like :class:`Segments`, with one segment per frame: the frames up to ``radius`` away, of one padded batch."""
+class _PaddedSegments(Segments):
+    """The same over rows of equal size, with masked sums: an exported graph then needs no scatter."""
 
-    def __init__(self, lengths: Tensor, size: int, radius: int) -> None:
-        self.batch, self.size, self.radius = lengths.shape[0], size, radius
+    def __init__(self, lengths: Tensor, size: int) -> None:
+        rows = torch.arange(lengths.shape[0], device=lengths.device)[:, None]
+        real = torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+        super().__init__(torch.where(real, rows, lengths.shape[0]).flatten(), lengths.shape[0])
+        self.size, self.real = size, real[:, :, None].float()
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.count, self.size))
+
+    def sum(self, x: Tensor) -> Tensor:
+        return (self._rows(x) * self.real).sum(1)
+
+    def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        rows, shares = self._rows(x), self._rows(weights) * self.real
+        total = shares.sum(1)
+        mean = (shares * rows).sum(1) / total
+        return mean, (shares * (rows - mean[:, None]).square()).sum(1) / total
+
+
+class Windows:
+    """Like :class:`Segments`, with one segment per ``group`` frames of a padded batch ``(B, size)``.
+
+    A segment is the group and the ``radius`` groups on either side of it; there are ``ceil(size / group)`` per row.
+    """
+
+    def __init__(self, lengths: Tensor, size: int, radius: int, group: int = 1) -> None:
+        self.batch, self.size, self.radius, self.group = lengths.shape[0], size, radius, group
         self.real = (torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]).float()
 
     def _slide(self, x: Tensor) -> Tensor:
-        width = 2 * self.radius + 1
         spread = (x.unflatten(0, (self.batch, self.size)) * self.real[:, :, None]).transpose(1, 2)
+        if self.group > 1:
+            groups = (self.size + self.group - 1) // self.group
+            spread = nn.functional.pad(spread, (0, groups * self.group - self.size))
+            spread = spread.unfold(2, self.group, self.group).sum(-1)
+        width = 2 * self.radius + 1
         sums = nn.functional.avg_pool1d(spread, width, 1, self.radius, count_include_pad=True) * width
         return sums.transpose(1, 2).flatten(0, 1)
 
     def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weighted mean and variance of each frame's window, both ``(F, D)``."""
+        """Return weighted mean and variance of each segment, both ``(B * ceil(size / group), D)``."""
         total = self._slide(weights).clamp(min=EPSILON)
         mean = self._slide(weights * x) / total
         square = self._slide(weights * x.square()) / total

@@ -54,6 +54,13 @@ def tilt(x: np.ndarray, rng: np.random.Generator, slope: Range = (-4, 4), bumps:
     return np.fft.irfft(np.fft.rfft(x) * 10 ** (np.clip(curve, -20, 20) / 20), len(x))
 
 
+def lowpass(x: np.ndarray, rng: np.random.Generator, cutoff: Range = (3000, 8000)) -> np.ndarray:
+    """Remove what lies above ``cutoff`` Hz, as telephones, codecs and old recordings do."""
+    spectrum = np.fft.rfft(x)
+    spectrum[np.fft.rfftfreq(len(x), 1 / SAMPLING_RATE) > rng.uniform(*cutoff)] = 0
+    return np.fft.irfft(spectrum, len(x))
+
+
 def reverb(x: np.ndarray, rng: np.random.Generator, seconds: Range = (0.15, 0.7), ratio: Range = (0, 12)) -> np.ndarray:
     """Put it into a room: decaying noise of ``seconds`` T60, at a direct-to-reverberant ``ratio`` in dB."""
     decay = rng.uniform(*seconds)
@@ -89,7 +96,7 @@ def codec(
 
 
 TRANSFORMS: dict[str, Callable[..., np.ndarray]] = {
-    transform.__name__: transform for transform in (trim, gain, speed, noise, tilt, reverb, codec)
+    transform.__name__: transform for transform in (trim, gain, speed, noise, tilt, lowpass, reverb, codec)
 }
 
 
