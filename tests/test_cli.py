@@ -418,6 +418,13 @@ def test_export_refuses_features_normalised_by_speaker(serkit, trained, tmp_path
     assert "normalised by speaker" in result.err
 
 
+def test_export_needs_a_recording_to_compare_on(serkit, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("serkit.export.MIN_SECONDS", 99)
+    result = serkit("export", trained.folder, "--cache", trained.cache, "-o", tmp_path / "b")
+    assert result.err.splitlines()[-1].startswith("serkit: ")
+    assert "no recording of 99 s or more" in result.err
+
+
 def judged(folder, wrong=0):
     rows = []
     for number in range(24):

@@ -66,6 +66,8 @@ def export_run(
     rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
     long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
+    if not long_enough:
+        raise InputError(f"{run}: no recording of {MIN_SECONDS} s or more to compare ONNX with PyTorch on")
     return write_bundle(
         output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8
     )
