@@ -30,14 +30,12 @@ from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
 from serkit.progress import Step, no_steps
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import encoder_spec, fit_fold, prepare_material
+from serkit.training.run import encoder_spec, fit_fold, load_data, prepare_material
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""
 FRAME_STEP_SECONDS = 0.1
 """Frames share their probabilities with their neighbours for this long: sliding finer costs more than the encoder."""
-
-
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
 TOLERANCE = {False: 1e-4, True: 0.15}
 """Largest difference of a probability from PyTorch's that an export accepts, by whether it is int8."""
@@ -58,7 +56,7 @@ def export_run(
     recipe = load_recipe(run / "recipe.toml")
     if recipe.features.normalise == "speaker":
         raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
-    material = prepare_material(recipe, Path(cache), step)
+    material = prepare_material(recipe, load_data(recipe), Path(cache), step)
     head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
     stride = recipe.features.stride if head.needs_frames else 1  # cached statistics are those of single frames
     graph = Graph(encoder_spec(recipe).create(), head.eval(), recipe.encoder.layers, stride)
@@ -138,6 +136,19 @@ class Graph(nn.Module):
         return logits, embedding, frames, frame_lengths
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' remarks about themselves; what they raise still comes through."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@_quiet()
 def export_graph(graph: Graph, path: Path) -> None:
     """Write ``graph`` as float32 ONNX with batch and time dynamic."""
     graph.eval()
@@ -156,6 +167,7 @@ def export_graph(graph: Graph, path: Path) -> None:
     program.save(str(path), external_data=False)
 
 
+@_quiet()
 def quantise(source: Path, path: Path) -> None:
     """Turn the encoder's matrix products into int8 with dynamic activations, per channel; all else stays float32."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -181,18 +193,6 @@ def quantise(source: Path, path: Path) -> None:
     )  # fmt: skip
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks about themselves; what they raise still comes through."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def write_bundle(
     folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
 ) -> dict[str, float]:
@@ -205,12 +205,11 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         work = Path(name)
-        with _quiet():
-            export_graph(graph, work / "float.onnx")
-            if int8:
-                quantise(work / "float.onnx", work / "model.onnx")
-            else:
-                (work / "float.onnx").rename(work / "model.onnx")
+        export_graph(graph, work / "float.onnx")
+        if int8:
+            quantise(work / "float.onnx", work / "model.onnx")
+        else:
+            (work / "float.onnx").rename(work / "model.onnx")
         packages = ("serkit", "torch", "onnx", "onnxruntime")
         facts = {**card, "versions": {package: version(package) for package in packages}}
         facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}

@@ -192,7 +192,7 @@ def test_other_heads_and_normalisations_run(overrides, go, tmp_path):
 
 def test_material_lines_up_with_the_manifest(root):
     recipe = load_recipe(root / "small.toml")
-    material = prepare_material(recipe, root / "cache", workers=1)
+    material = prepare_material(recipe, load_data(recipe), root / "cache", workers=1)
     assert list(material.features.ids) == material.manifest.ids and len(material.features) == 24
     classes = [recipe.labels.classes[target] for target in material.features.targets]
     assert classes == material.manifest.table["emotion"].to_list()

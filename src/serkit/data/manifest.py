@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from serkit.data.audio import read_audio, read_info
+from serkit.data.audio import is_silent, read_audio, read_info
 from serkit.data.files import replace_atomically
 from serkit.data.labels import LabelScheme
 from serkit.errors import AudioError, InputError
@@ -221,8 +221,6 @@ class Manifest:
 
 
 def _check_audio(row: dict[str, Any], decode: bool, report: Callable[[str, str], None]) -> None:
-    from serkit.data.audio import is_silent
-
     start, end = row["start"] or 0.0, row["end"]
     if row["audio"] is None:
         return report("missing-file", "has no audio")

@@ -155,18 +155,24 @@ def hold_out_dev(
     return tuple(id for id in ids if id not in dev), tuple(id for id in ids if id in dev)
 
 
+def _with_dev(
+    manifest: Manifest, ids: Sequence[str], groups: Mapping[str, str], options: Options, fold: int = 0
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Divide training ``ids`` into train and dev as ``options`` say; every fold number draws anew."""
+    labels = dict(manifest.table.select("id", "emotion").iter_rows())
+    return hold_out_dev(ids, groups, labels, options["dev"], np.random.default_rng([options["seed"], fold]))
+
+
 def _by_test_groups(
     manifest: Manifest, options: Options, tests: Mapping[str, set[str]], column: str = "speaker", group: str = "speaker"
 ) -> list[Fold]:
     """One fold per entry of ``tests`` (fold name: values of ``column`` that are tested); dev comes from the rest."""
     cells, groups = group_of(manifest, column), group_of(manifest, group)
-    labels = dict(manifest.table.select("id", "emotion").iter_rows())
     folds = []
     for index, (name, tested) in enumerate(tests.items()):
         test = tuple(id for id in manifest.ids if cells[id] in tested)
         rest = [id for id in manifest.ids if cells[id] not in tested]
-        rng = np.random.default_rng([options["seed"], index])
-        train, dev = hold_out_dev(rest, groups, labels, options["dev"], rng)
+        train, dev = _with_dev(manifest, rest, groups, options, index)
         folds.append(Fold(name, train, dev, test, groups, group))
     return folds
 
@@ -184,7 +190,8 @@ def _leave_one_out(column: str, group: str) -> Splitter:
 def _group_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups, k = group_of(manifest, options.get("group", "speaker")), options.get("k", 5)
+    group, k = options.get("group", "speaker"), options.get("k", 5)
+    groups = group_of(manifest, group)
     if not 2 <= k <= len(set(groups.values())):
         raise InputError(f"protocol group-k-fold: k is {k}, but there are {len(set(groups.values()))} groups")
     # Sorted, so that the folds do not depend on the order of rows.
@@ -198,19 +205,17 @@ def _group_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(splitter.split(ids, [labels[id] for id in ids], cells))
     tests = {f"fold_{number}": {cells[row] for row in rows} for number, (_, rows) in enumerate(parts, 1)}
-    return _by_test_groups(manifest, options, tests, options.get("group", "speaker"), options.get("group", "speaker"))
+    return _by_test_groups(manifest, options, tests, group, group)
 
 
 def _part(manifest: Manifest, options: Options) -> list[Fold]:
     parts = dict(manifest.table.select("id", "part").iter_rows())
-    groups = group_of(manifest, options.get("group", "speaker"))
+    group = options.get("group", "speaker")
+    groups = group_of(manifest, group)
     train, dev, test = (tuple(id for id in manifest.ids if parts[id] == part) for part in ("train", "dev", "test"))
     if not dev:
-        labels = dict(manifest.table.select("id", "emotion").iter_rows())
-        rng = np.random.default_rng(options["seed"])
-        train, dev = hold_out_dev(train, groups, labels, options["dev"], rng)
-    shared = bool(options.get("declares_shared", False))
-    return [Fold("part", train, dev, test, groups, options.get("group", "speaker"), shared)]
+        train, dev = _with_dev(manifest, train, groups, options)
+    return [Fold("part", train, dev, test, groups, group, bool(options.get("declares_shared", False)))]
 
 
 def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
@@ -232,8 +237,7 @@ def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
         for names in (train_names, lists["dev_speakers"], lists["test"])
     )
     if not dev:
-        labels = dict(manifest.table.select("id", "emotion").iter_rows())
-        train, dev = hold_out_dev(train, groups, labels, options["dev"], np.random.default_rng(options["seed"]))
+        train, dev = _with_dev(manifest, train, groups, options)
     return [Fold("speakers", train, dev, test, groups)]
 
 
@@ -276,7 +280,6 @@ def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
     if not columns:
         raise InputError(f"{path}: has no fold_ column")
     groups = group_of(manifest, "speaker")
-    labels = dict(manifest.table.select("id", "emotion").iter_rows())
     corpora = dict(manifest.table.select("id", "corpus").iter_rows())
     names = {id: (id.replace("_", "-"), f"{corpora[id]}-{id}".replace("_", "-")) for id in manifest.ids}
     found = {id: rows.get(whole) or rows.get(prefixed) for id, (whole, prefixed) in names.items()}
@@ -291,9 +294,7 @@ def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
             tuple(id for id in known if parts[id] in names) for names in (("train",), ("valid", "dev"), ("test",))
         )
         if not dev:
-            train, dev = hold_out_dev(
-                train, groups, labels, options["dev"], np.random.default_rng([options["seed"], index])
-            )
+            train, dev = _with_dev(manifest, train, groups, options, index)
         folds.append(Fold(column, train, dev, test, groups, declares_shared=True))
     return folds
 

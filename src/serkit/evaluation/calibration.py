@@ -9,11 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from serkit.errors import InputError
+from serkit.evaluation.metrics import Floats, ratio
 
 BINS = 15
 TEMPERATURES = (0.02, 50.0)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def bin_statistics(probabilities: ArrayLike, truth_index: ArrayLike, bins: int =
 def ece_of_sums(sums: Floats) -> Floats:
     """Return the expected calibration error of summed :func:`bin_statistics` (..., bins, 3): (...), NaN without any."""
     gaps = np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1)
-    count = sums[..., 0].sum(axis=-1)
-    return np.divide(gaps, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+    return ratio(gaps, sums[..., 0].sum(axis=-1))
 
 
 def ece(probabilities: ArrayLike, truth_index: ArrayLike, bins: int = BINS) -> float:
@@ -90,8 +88,7 @@ def squared_errors(probabilities: ArrayLike, truth_index: ArrayLike) -> Floats:
 
 def mean_of_sums(sums: Floats) -> Floats:
     """Return sum / count of (..., 2) pairs of sum and count: (...), NaN where the count is 0."""
-    total, count = sums[..., 0], sums[..., 1]
-    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+    return ratio(sums[..., 0], sums[..., 1])
 
 
 def brier(probabilities: ArrayLike, truth_index: ArrayLike) -> float:

@@ -38,47 +38,53 @@ def confusion(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -
     >>> confusion(["happy", "sad", "sad"], ["happy", "sad", "happy"], ["happy", "sad"]).tolist()
     [[1, 0], [1, 1]]
     """
+    cells, size = confusion_cells(truth, prediction, classes), len(classes)
+    if not len(cells):
+        raise InputError("truth and prediction are empty: there is nothing to judge")
+    return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+def confusion_cells(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return for each utterance (n,) its cell in the flattened confusion: ``C`` times truth plus prediction."""
     true, predicted = encode(truth, classes), encode(prediction, classes)
     if len(true) != len(predicted):
         raise InputError(f"truth has {len(true)} labels and prediction has {len(predicted)}: they must be pairs")
-    if not len(true):
-        raise InputError("truth and prediction are empty: there is nothing to judge")
-    size = len(classes)
-    return np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
+    return true * len(classes) + predicted
 
 
 def recalls(matrix: ArrayLike) -> Floats:
     """Return the recall of every class of confusions (..., C, C): (..., C), NaN where the class has no utterance."""
     matrix = np.asarray(matrix, dtype=np.float64)
-    return _ratio(_hits(matrix), matrix.sum(axis=-1))
+    return ratio(_hits(matrix), matrix.sum(axis=-1))
 
 
 def precisions(matrix: ArrayLike) -> Floats:
     """Return the precision of every class of confusions (..., C, C): (..., C), NaN where it is never predicted."""
     matrix = np.asarray(matrix, dtype=np.float64)
-    return _ratio(_hits(matrix), matrix.sum(axis=-2))
+    return ratio(_hits(matrix), matrix.sum(axis=-2))
 
 
 def _hits(matrix: Floats) -> Floats:
     return np.diagonal(matrix, axis1=-2, axis2=-1)
 
 
-def _ratio(top: Floats, bottom: Floats, otherwise: float = np.nan) -> Floats:
+def ratio(top: Floats, bottom: Floats, otherwise: float = np.nan) -> Floats:
+    """Return ``top / bottom``, ``otherwise`` where ``bottom`` is not positive."""
     return np.divide(top, bottom, out=np.full(np.shape(bottom), otherwise), where=bottom > 0)
 
 
 def _uar(matrix: Floats) -> Floats:
     recall = recalls(matrix)
     occurs = ~np.isnan(recall)
-    return _ratio(np.where(occurs, recall, 0.0).sum(axis=-1), occurs.sum(axis=-1))
+    return ratio(np.where(occurs, recall, 0.0).sum(axis=-1), occurs.sum(axis=-1))
 
 
 def _accuracy(matrix: Floats) -> Floats:
-    return _ratio(_hits(matrix).sum(axis=-1), matrix.sum(axis=(-2, -1)))
+    return ratio(_hits(matrix).sum(axis=-1), matrix.sum(axis=(-2, -1)))
 
 
 def _f1(matrix: Floats) -> Floats:
-    return _ratio(2 * _hits(matrix), matrix.sum(axis=-1) + matrix.sum(axis=-2), otherwise=0.0)
+    return ratio(2 * _hits(matrix), matrix.sum(axis=-1) + matrix.sum(axis=-2), otherwise=0.0)
 
 
 def _f1_macro(matrix: Floats) -> Floats:
@@ -87,7 +93,7 @@ def _f1_macro(matrix: Floats) -> Floats:
 
 def _f1_weighted(matrix: Floats) -> Floats:
     support = matrix.sum(axis=-1)
-    return _ratio((_f1(matrix) * support).sum(axis=-1), support.sum(axis=-1))
+    return ratio((_f1(matrix) * support).sum(axis=-1), support.sum(axis=-1))
 
 
 FROM_CONFUSION: dict[str, Callable[[Floats], Floats]] = {

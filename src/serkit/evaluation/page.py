@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from serkit.errors import missing_extra
+from serkit.evaluation.wording import write_interval, write_number, write_words
 
 EXPRESSED = (
     "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
     "They say nothing about what a person feels."
 )
+
+MISSING = "–"
 
 LABELS = {
     "uar": ("UAR", "unweighted average recall: the mean recall of the classes"),
@@ -38,7 +42,11 @@ def render_page(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(num=_number, span=_interval, words=_words)
+    environment.filters.update(
+        num=partial(write_number, missing=MISSING),
+        span=partial(write_interval, missing=MISSING),
+        words=partial(write_words, missing=MISSING),
+    )
     groups = report["groups"]
     drawn = {
         "confusion": plots.draw_confusion(report["confusion"]),
@@ -58,7 +66,7 @@ def render_page(report: Mapping[str, Any]) -> str:
 
 def shared_speakers(stamp: Any) -> int | None:
     """Return N of the stamp "speakers shared: N", or None when the stamp does not say."""
-    found = re.search(r"speakers[ _]shared\D*(\d+)", _words(stamp))
+    found = re.search(r"speakers[ _]shared\D*(\d+)", write_words(stamp, missing=MISSING))
     return int(found.group(1)) if found else None
 
 
@@ -75,19 +83,3 @@ def _inline(svg: str) -> Any:
     head, rest = svg.split(">", 1)
     head = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", head)
     return Markup(f'{head} aria-hidden="true" focusable="false">{rest}')
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(made: Mapping[str, Any]) -> str:
-    return "–" if made["low"] is None else f"{made['low']:.3f} to {made['high']:.3f}"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_words(entry)}" for key, entry in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_words, value))
-    return "–" if value is None else str(value)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from serkit.evaluation.stats import (
     tally,
     tally_confusions,
 )
+from serkit.evaluation.wording import write_interval, write_number, write_words
 
 UNKNOWN = "unknown"
 FEW_SPEAKERS = 10
@@ -112,15 +114,23 @@ def _read_provenance(path: Path) -> dict[str, Any]:
 def format_summary(report: Mapping[str, Any]) -> str:
     """Return the report's main figures as plain text for a terminal, about 90 columns wide."""
     metrics, classes = report["metrics"], report["classes"]
+    number, interval = partial(write_number, missing="-"), partial(write_interval, missing="-")
+    protocol, stamp = (write_words(report[key], missing="not recorded") for key in ("protocol", "stamp"))
     lines = [
-        f"protocol: {_words(report['protocol'])}    stamp: {_words(report['stamp'])}",
+        f"protocol: {protocol}    stamp: {stamp}",
         f"{report['utterances']} test utterances, {report['speakers']} speakers, "
         f"{report['folds']['count']} folds, {len(report['seeds'])} seeds",
         "",
         *_columns(
             [("metric", "value", "95 % interval", "n", "sd over seeds")]
             + [
-                (name, _shown(made["value"]), _span(made), made["n"], _shown(made["sd_over_seeds"]))
+                (
+                    name,
+                    number(made["value"]),
+                    interval(made),
+                    made["n"],
+                    number(made["sd_over_seeds"]),
+                )
                 for name, made in metrics.items()
             ]
         ),
@@ -131,10 +141,10 @@ def format_summary(report: Mapping[str, Any]) -> str:
             + [
                 (
                     name,
-                    _shown(made["recall"]["value"]),
-                    _span(made["recall"]),
+                    number(made["recall"]["value"]),
+                    interval(made["recall"]),
                     made["n"],
-                    _shown(made["precision"]["value"]),
+                    number(made["precision"]["value"]),
                 )
                 for name, made in classes.items()
             ]
@@ -293,22 +303,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def _words(value: Any) -> str:
-    if value is None:
-        return "not recorded"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_words(entry)}" for key, entry in value.items())
-    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _span(made: Mapping[str, Any]) -> str:
-    return "-" if made["low"] is None else f"{made['low']:.3f} to {made['high']:.3f}"
 
 
 def _columns(rows: list[tuple]) -> list[str]:

@@ -11,12 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from serkit.errors import InputError
-from serkit.evaluation.metrics import FROM_CONFUSION, encode
+from serkit.evaluation.metrics import FROM_CONFUSION, Floats, confusion_cells, ratio
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-Floats = NDArray[np.float64]
 Metric = Callable[[Floats], Floats]
 
 
@@ -130,12 +129,9 @@ def tally_confusions(
     seeds: Sequence[Any],
 ) -> Tally:
     """Sum confusions (rows = truth) by speaker and seed: a :class:`Tally` of (C, C), from n rows each."""
-    true, predicted = encode(truth, classes), encode(prediction, classes)
-    if len(true) != len(predicted):
-        raise InputError(f"truth has {len(true)} labels and prediction has {len(predicted)}: they must be pairs")
-    size, rows = len(classes), np.arange(len(true))
-    cells = sparse.csr_array((np.ones(len(true)), (rows, true * size + predicted)), shape=(len(true), size * size))
-    return tally(cells, ids, speakers, seeds, (size, size))
+    cells, size = confusion_cells(truth, prediction, classes), len(classes)
+    counts = sparse.csr_array((np.ones(len(cells)), (np.arange(len(cells)), cells)), shape=(len(cells), size * size))
+    return tally(counts, ids, speakers, seeds, (size, size))
 
 
 def over_seeds(values: ArrayLike) -> tuple[float | None, float | None]:
@@ -186,9 +182,7 @@ def figures(
 
 def _mean_over(values: Floats, axis: int) -> Floats:
     defined = ~np.isnan(values)
-    count = defined.sum(axis=axis)
-    total = np.where(defined, values, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return ratio(np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis))
 
 
 def one(metric: Metric) -> Metric:

@@ -26,6 +26,15 @@ class Segment:
     label: str
     probabilities: dict[str, float]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values, times with three decimals, probabilities with four."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "label": self.label,
+            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -51,25 +60,11 @@ class Prediction:
         return self.probabilities[self.label]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values, probabilities with four decimals."""
-        found: dict[str, Any] = {
-            "id": self.id,
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "label": self.label,
-            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
-            "model": self.model,
-        }
+        """Return JSON-ready values; ``segments`` and ``embedding`` only where there are any."""
+        whole = Segment(self.start, self.end, self.label, self.probabilities)
+        found: dict[str, Any] = {"id": self.id, **whole.as_dict(), "model": self.model}
         if self.segments:
-            found["segments"] = [
-                {
-                    "start": round(segment.start, 3),
-                    "end": round(segment.end, 3),
-                    "label": segment.label,
-                    "probabilities": {name: round(p, 4) for name, p in segment.probabilities.items()},
-                }
-                for segment in self.segments
-            ]
+            found["segments"] = [segment.as_dict() for segment in self.segments]
         if self.embedding is not None:
             found["embedding"] = [round(float(value), 5) for value in self.embedding]
         return found

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 Mix = Literal["softmax", "absolute"]
@@ -171,6 +171,11 @@ class LayerMix(nn.Module):
         return self.k.abs() / self.k.abs().sum()
 
 
+def divisor(sd: Tensor) -> Tensor:
+    """Return standard deviations to divide by: one where a dimension does not vary."""
+    return torch.where(sd > EPSILON, sd, 1.0)
+
+
 class Standardise(nn.Module):
     """``(x - mean) / sd`` with statistics of the training part: buffers, so that they travel with the weights."""
 
@@ -182,10 +187,10 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("sd", torch.ones(shape))
 
-    def fit(self, mean: np.ndarray, sd: np.ndarray) -> None:
+    def fit(self, mean: ArrayLike, sd: ArrayLike) -> None:
         """Take over statistics; a dimension that does not vary is only centred."""
         self.mean.copy_(torch.as_tensor(mean))
-        self.sd.copy_(torch.as_tensor(np.where(sd > EPSILON, sd, 1.0)))
+        self.sd.copy_(divisor(torch.as_tensor(sd)))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.sd

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from serkit.encoders.cache import FeatureCache
 from serkit.models.heads import Batch
-from serkit.models.layers import Segments, Standardise, stride_mean
+from serkit.models.layers import Segments, Standardise, divisor, stride_mean
 
 Normalise = Literal["none", "global", "speaker"]
 
@@ -64,7 +64,7 @@ class FeatureSet:
         arrays = [self.copies[copy][row] for copy, row in zip(chosen, rows, strict=True)] if self.copies else []
         if crop == 1 or not arrays:
             return _packed(self.statistics[torch.as_tensor(chosen), index], arrays)
-        arrays = [_crop(array, rng, crop) for array in arrays]
+        arrays = [array[:, draw_crop(array.shape[1], rng, crop)] for array in arrays]
         return _packed(torch.stack([array_statistics(array) for array in arrays]), arrays)
 
 
@@ -106,7 +106,7 @@ def normalise_by_speaker(features: FeatureSet, speakers: Sequence[str]) -> Featu
     for speaker in sorted(set(speakers)):
         rows = torch.as_tensor([row for row, name in enumerate(speakers) if name == speaker])
         part = features.statistics[0, rows]
-        statistics[:, rows] = (features.statistics[:, rows] - part.mean(0)) / _floor(part.std(0, correction=0))
+        statistics[:, rows] = (features.statistics[:, rows] - part.mean(0)) / divisor(part.std(0, correction=0))
         if copies:
             mean, sd = frame_moments([features.copies[0][row] for row in rows])
             for copy in copies:
@@ -125,9 +125,9 @@ def fit_standardisation(head: nn.Module, features: FeatureSet) -> None:
     for module in head.modules():
         if isinstance(module, Standardise):
             if module.mean.ndim == 3:
-                module.fit(mean.numpy(), sd.numpy())
+                module.fit(mean, sd)
             elif frames is not None:
-                module.fit(frames[0].numpy(), frames[1].numpy())
+                module.fit(*frames)
 
 
 def frame_moments(arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def frame_moments(arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     total = sum(array.shape[1] for array in arrays)
     mean = torch.stack([array.float().sum(1) for array in arrays]).sum(0) / total
     squares = torch.stack([(array.float() - mean[:, None]).square().sum(1) for array in arrays]).sum(0)
-    return mean, _floor((squares / total).sqrt())
+    return mean, divisor((squares / total).sqrt())
 
 
 def array_statistics(array: Tensor) -> Tensor:
@@ -144,10 +144,6 @@ def array_statistics(array: Tensor) -> Tensor:
     mean = values.mean(1)
     # Not Tensor.std: over a dimension that is not the last it takes ten times as long.
     return torch.stack([mean, (values - mean[:, None]).square().mean(1).sqrt()])
-
-
-def _floor(sd: Tensor) -> Tensor:
-    return torch.where(sd > 1e-5, sd, torch.ones_like(sd))
 
 
 SMALL = 1 << 20
@@ -163,11 +159,11 @@ def _packed(statistics: Tensor, arrays: Sequence[Tensor]) -> Batch:
     return Batch(statistics, arrays, segments)
 
 
-def _crop(array: Tensor, rng: np.random.Generator, crop: float) -> Tensor:
-    size = array.shape[1]
-    kept = max(1, round(size * rng.uniform(crop, 1)))
-    start = rng.integers(size - kept + 1)
-    return array[:, start : start + kept]
+def draw_crop(size: int, rng: np.random.Generator, crop: float, shortest: int = 1) -> slice:
+    """Draw a stretch of at least ``crop`` of ``size`` and at least ``shortest``, or all when there is less."""
+    kept = min(size, max(shortest, round(size * rng.uniform(crop, 1))))
+    start = int(rng.integers(size - kept + 1))
+    return slice(start, start + kept)
 
 
 def _load_array(frames: np.ndarray, stride: int) -> Tensor:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ class Material:
     num_layers: int
     dim: int
 
+    def rows(self, ids: Sequence[str]) -> list[int]:
+        """Return the rows of utterances in ``features``."""
+        return [self._row[id] for id in ids]
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.features.ids)}
+
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
@@ -67,9 +75,10 @@ def load_data(recipe: Recipe) -> Manifest:
     return labelled
 
 
-def prepare_material(recipe: Recipe, cache: Path, step: Step = no_steps, workers: int | None = None) -> Material:
-    """Encode every utterance and copy that is not cached yet, and load the features that the head needs."""
-    manifest = load_data(recipe)
+def prepare_material(
+    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
+) -> Material:
+    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs."""
     section, spec = recipe.encoder, encoder_spec(recipe)
     augmentation = Augmentation(recipe.augment.chain)
     needs_frames = recipe.head.kind == "frames"
@@ -114,7 +123,7 @@ def train(
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
     folds = create_folds(manifest, recipe.protocol.name, **recipe.protocol.options())
-    material = prepare_material(recipe, Path(cache), step, workers)
+    material = prepare_material(recipe, manifest, Path(cache), step, workers)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
     write_json(folder / "provenance.json", _provenance(recipe, material, folds))
@@ -135,25 +144,28 @@ def fit_fold(
     recipe: Recipe, material: Material, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
 ) -> tuple[Ensemble, list[dict[str, Any]]]:
     """Build a head and train it on ``train_ids``, watching ``dev_ids`` when there are any."""
-    rows = {id: row for row, id in enumerate(material.features.ids)}
-    train_rows = [rows[id] for id in train_ids]
+    train_rows = material.rows(train_ids)
     corpora = [str(name) for name in material.manifest.table["corpus"]]
     targets = material.features.targets[torch.tensor(train_rows)]
     weights = balance_weights(targets, [corpora[row] for row in train_rows], recipe.training.balance)
     train_set = material.features.take(train_rows, weights=weights)
-    dev_set = material.features.take([rows[id] for id in dev_ids], copies=1) if dev_ids else None
+    dev_set = material.features.take(material.rows(dev_ids), copies=1) if dev_ids else None
     torch.manual_seed(seed)
-    head = create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+    head = _new_head(recipe, material)
     if recipe.features.normalise != "none":
         fit_standardisation(head, train_set)
     return head, fit(head, train_set, dev_set, recipe.training, seed, folder)
+
+
+def _new_head(recipe: Recipe, material: Material) -> Ensemble:
+    return create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
 
 
 def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
     name = _name(fold, seed)
     weights_file, history_file = folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
     if weights_file.exists() and history_file.exists():
-        head = create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+        head = _new_head(recipe, material)
         head.load_state_dict(load_file(weights_file))
     else:
         work = folder / "checkpoints" / name
@@ -170,10 +182,7 @@ def _predict_part(
     recipe: Recipe, material: Material, head: Ensemble, part: str, ids: Sequence[str], fold: Fold, seed: int
 ) -> pl.DataFrame:
     classes = list(recipe.labels.classes)
-    rows = {id: row for row, id in enumerate(material.features.ids)}
-    scores = (
-        torch.zeros(0, len(classes)) if not ids else predict(head, material.features.take([rows[id] for id in ids], 1))
-    )
+    scores = predict(head, material.features.take(material.rows(ids), 1)) if ids else torch.zeros(0, len(classes))
     return predictions_table(material.manifest.select(ids), scores, classes).with_columns(
         fold=pl.lit(fold.name), seed=pl.lit(seed, pl.Int64), part=pl.lit(part)
     )

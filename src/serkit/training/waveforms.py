@@ -12,6 +12,7 @@ from torch import Tensor
 from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.models.model import Waveforms
 from serkit.training.augment import Augmentation
+from serkit.training.features import draw_crop
 
 SHORTEST = SAMPLING_RATE // 4
 """Samples that a crop keeps at least."""
@@ -47,6 +48,4 @@ class WaveformSet:
         seed = str(rng.integers(2**63))
         if self.augmentation is not None:
             waveform = self.augmentation(waveform, seed)
-        kept = min(len(waveform), max(SHORTEST, round(len(waveform) * rng.uniform(crop, 1))))
-        start = rng.integers(len(waveform) - kept + 1)
-        return waveform[start : start + kept]
+        return waveform[draw_crop(len(waveform), rng, crop, SHORTEST)]
