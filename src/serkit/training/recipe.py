@@ -186,7 +186,7 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return _merge(merged, tree)
 
 
-REPLACED = {"corpora", "merge", "where"}
+REPLACED = {"corpora", "merge", "where", "options"}
 """Tables that an extending recipe replaces as a whole instead of adding to."""
 
 
@@ -195,9 +195,11 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in REPLACED
         merged[key] = _merge(base[key], value) if both else value
-    # Another protocol takes other options: those of the base would only be in its way.
+    # Another protocol or encoder takes other options: those of the base would only be in its way.
     if "name" in top.get("protocol", {}):
         merged["protocol"] = top["protocol"]
+    if "name" in top.get("encoder", {}) and "options" not in top["encoder"]:
+        merged["encoder"].pop("options", None)
     return merged
 
 

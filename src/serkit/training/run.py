@@ -65,14 +65,14 @@ def load_data(recipe: Recipe) -> Manifest:
         raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
     else:
         manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
-    for column, value in data.where.items():
-        if column not in manifest.table.columns:
-            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
-        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
     absent = sorted(set(data.exclude) - set(manifest.ids))
     if absent:
         raise InputError(f"recipe {recipe.name}: data.exclude names {absent[0]!r}, which the manifest lacks")
     manifest = Manifest(manifest.table.filter(~pl.col("id").is_in(data.exclude)))
+    for column, value in data.where.items():
+        if column not in manifest.table.columns:
+            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
+        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
     labelled = manifest.with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
