@@ -251,7 +251,7 @@ def _notes(made: Numbers, rows: pl.DataFrame, published: PublishedResult | None)
     elif made["n"] != published.n:
         notes.append(f"judged on {made['n']} utterances, published on {published.n}: not the same test")
     if published is not None and made["normalise"] not in (None, published.normalise):
-        notes.append(f"normalised: {made['normalise']}, published with: {published.normalise}")
+        notes.append(f"normalise is {made['normalise']}, published with {published.normalise}")
     if published is not None and published.folds and len(made["folds"]) != len(published.folds):
         notes.append(f"{len(made['folds'])} folds, published with {len(published.folds)}")
     return notes

@@ -61,7 +61,7 @@ class _Row:
         theirs = (self.published or {}).get("folds", ())
         printed = [f"{100 * value:.1f}" for value in theirs] if len(theirs) == len(each) else ["–"] * len(each)
         return [
-            (self.ours["id"] if self.ours else "", self.corpus, fold["fold"], fold["n"], _points(fold), value)
+            (self.label, self.corpus, fold["fold"], fold["n"], _points(fold), value)
             for fold, value in zip(each, printed, strict=True)
             if len(each) > 1
         ]
@@ -119,7 +119,7 @@ def render_markdown(comparison: Numbers, drawn: Mapping[str, str] | None = None)
     for title, rows in listings.items():
         wide = [(*row.cells(), *row.source()) for row in rows]
         page += ["", f"## {title}", "", *_markdown_table([*HEAD, "encoder", "protocol"], wide)]
-    ran = list({id(row.ours): row for rows in listings.values() for row in rows if row.ours is not None}.values())
+    ran = _once(row for rows in listings.values() for row in rows)
     if ran:
         page += ["", "## Accuracy, macro F1 and training", "", *_markdown_table(OTHERS, [row.others() for row in ran])]
     folds = [fold for row in ran for fold in row.folds()]
@@ -133,6 +133,15 @@ def render_markdown(comparison: Numbers, drawn: Mapping[str, str] | None = None)
     for caption, name in (drawn or {}).items():
         page += ["", f"![{name}]({name})", "", caption]
     return "\n".join(page) + "\n"
+
+
+def _once(rows: Iterable[_Row]) -> list[_Row]:
+    """Return the rows without a second one of the same run: one stands in both tables."""
+    found: dict[Any, _Row] = {}
+    for row in rows:
+        if row.ours is not None:
+            found.setdefault((row.ours["id"], row.corpus), row)
+    return list(found.values())
 
 
 def _markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -118,7 +118,7 @@ class PickleReader:
 
     def _name(self, text: str) -> None:
         if text not in self.allowed:
-            raise InputError(f"{self.path}: names {text}, which is not among what this reader allows: refused")
+            raise InputError(f"{self.path}: names {text!r}, which is not among what this reader allows: refused")
         self.stack.append(_Name(text))
 
     def _stack_name(self) -> None:
