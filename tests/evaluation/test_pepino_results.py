@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from serkit.evaluation import metrics
-from serkit.evaluation.pepino import read_published
+from serkit.evaluation.pepino import create_comparison, find_runs, read_published
 
 CLASSES = {
     4: ("angry", "happy", "neutral", "sad"),
@@ -188,3 +189,41 @@ def test_the_weights_of_the_layers_are_those_of_the_figure(pepino_folder):
         shipped = read_published().layer_weights[names[checkpoint], corpus.lower()]
         assert shipped == tuple(curve)
         assert sum(shipped) == pytest.approx(1, abs=0.003)
+
+
+def speaker_of(id, corpus):
+    """The actor, or session and talker: an IEMOCAP id names the recorded half first, the talker last."""
+    return id.split("-")[-1] if corpus == "ravdess" else id[:5] + id.split("_")[-1][0]
+
+
+def write_runs(folder, stored):
+    """Write the stored predictions as run folders."""
+    for name, corpus in sorted({(name, corpus) for name, _, corpus in stored}):
+        parts = []
+        for seed in read_published().seeds:
+            made = stored[name, seed, corpus]
+            columns = {"id": made.ids, "fold": made.fold, "truth": made.truth, "prediction": made.prediction}
+            chosen = {f"p_{label}": (made.prediction == label).astype(float) for label in made.classes}
+            speakers = [speaker_of(id, corpus) for id in made.ids]
+            facts = {"part": "test", "seed": seed, "corpus": corpus, "gender": None, "speaker": speakers}
+            parts.append(pl.DataFrame({**columns, **facts, **chosen}, schema_overrides={"gender": pl.String}))
+        run = folder / f"{name}-{corpus}"
+        run.mkdir()
+        (run / "recipe.toml").write_text(f'name = "pepino/{name}"')
+        pl.concat(parts).write_parquet(run / "predictions.parquet")
+
+
+def test_the_report_of_the_stored_predictions_is_the_published_table(stored, tmp_path):
+    write_runs(tmp_path, stored)
+    comparison = create_comparison(*find_runs(tmp_path), resamples=20)
+    rows = [row for table in comparison["tables"] for row in table["rows"]]
+    assert len(rows) == 16 + 8 + 2
+    again = {(name, corpus) for name, _, corpus in REFOLDED}
+    for row in rows:
+        close = 0.0003 if (row["id"], row["corpus"]) in again else 1e-6
+        ours, published = row["ours"], row["published"]
+        assert abs(ours["difference"]) < close and ours["n"] == published["n"]
+        assert abs(ours["uar"]["sd_over_seeds"] - published["uar"]["sd"]) < 2 * close
+        if published["folds"]:
+            assert [fold["uar"] for fold in ours["folds"]] == pytest.approx(published["folds"], abs=1e-6)
+        assert ours["uar"]["low"] < ours["uar"]["value"] < ours["uar"]["high"]

@@ -1,4 +1,4 @@
-"""Released heads: read from either kind of file, equal to the original in their outputs, refused when they are not one."""
+"""Released heads: read from either kind of file, equal to the original, refused when they are not one."""
 
 from __future__ import annotations
 
