@@ -48,10 +48,10 @@ def create_rows(seed, corpus="iemocap", folds=FOLDS, wrong=0):
     return rows
 
 
-def write_run(folder: Path, rows, name="pepino/w2v2PT-alllayers", history=(), monitor="loss", **provenance):
+def write_run(folder: Path, rows, name="pepino/w2v2PT-alllayers", history=(), monitor="loss", recipe="", **provenance):
     folder.mkdir(parents=True)
     pl.DataFrame(rows, schema_overrides={"gender": pl.String}).write_parquet(folder / "predictions.parquet")
-    (folder / "recipe.toml").write_text(f'name = "{name}"\n[training]\nmonitor = "{monitor}"\n')
+    (folder / "recipe.toml").write_text(f'name = "{name}"\n{recipe}\n[training]\nmonitor = "{monitor}"\n')
     facts = {"protocol": "pepino/iemocap", "stamp": "speakers shared: 0", "normalise": "speaker", **provenance}
     (folder / "provenance.json").write_text(json.dumps(facts))
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
@@ -131,7 +131,11 @@ def test_the_page_shows_ours_beside_the_published_figure(runs, tmp_path):
     assert cells(page, "wav2vec 2.0 PT, all layers", "RAVDESS")[2:6] == ["not run", "–", "84.3 ± 1.7", "–"]
     assert page.count("not run") == 16 + 8 + 2 - 2
     assert "judged on 84 utterances, published on 5473: not the same test" in page
-    assert cells(page, "wav2vec 2.0 PT, all layers", "IEMOCAP", 1)[2:6:2] != ["–", "–"]
+    others = cells(page, "wav2vec 2.0 PT, all layers", "IEMOCAP", 1)
+    ours = comparison["tables"][0]["rows"][8]["ours"]
+    assert others[2] == f"{100 * ours['accuracy']['value']:.1f} ± {100 * ours['accuracy']['sd_over_seeds']:.1f}"
+    assert others[3:] == ["66.5 ± 0.5", others[4], "67.0 ± 0.5", "–"]
+    assert others[4] == f"{100 * ours['f1_macro']['value']:.1f} ± {100 * ours['f1_macro']['sd_over_seeds']:.1f}"
     terminal = format_comparison(comparison)
     line = next(line for line in terminal.splitlines() if line.startswith("wav2vec 2.0 PT, all layers  IEMOCAP"))
     assert f"{value:.1f} ± {sd:.1f}" in line and row[3] in line and row[5] in line
@@ -175,7 +179,7 @@ def line_of(seed, fold, epoch, **values):
 HISTORY = [
     line_of(0, "a", 1, dev_loss=1.0, dev_uar=0.4),
     line_of(0, "a", 2, dev_loss=0.6, dev_uar=0.6),
-    line_of(0, "a", 3, dev_loss=0.8, dev_uar=0.7, layer_weights=[[0.2, 0.3, 0.5], []]),
+    line_of(0, "a", 3, dev_loss=0.8, dev_uar=0.7, layer_weights=[[0.2, 0.3, 0.5], [0.9, 0.1]]),
     line_of(0, "b", 1, dev_loss=0.9, dev_uar=0.5),
     line_of(0, "b", 2, dev_loss=1.1, dev_uar=0.4, layer_weights=[[0.4, 0.5, 0.1], [1.0]]),
 ]
@@ -190,6 +194,9 @@ def test_kept_epochs_and_layer_weights_come_from_the_history(tmp_path, monitor, 
     made = judge(run, resamples=10)
     assert made["layer_weights"]["mean"] == pytest.approx([0.3, 0.4, 0.3])
     assert made["layer_weights"]["sd"] == pytest.approx([np.sqrt(0.02), np.sqrt(0.02), np.sqrt(0.08)])
+    page = render_markdown(create_comparison(find_runs(tmp_path)[0], resamples=10))
+    shown = cells(page, "wav2vec 2.0 PT, all layers", "IEMOCAP", 1)[-1]
+    assert shown == f"{min(kept.values())} to {max(kept.values())}"
     assert made["kept_epochs"] == {"least": min(kept.values()), "most": max(kept.values()), "of": 2}
 
 
@@ -257,21 +264,31 @@ def test_what_is_not_in_the_paper_is_listed_apart(tmp_path):
     assert "normalise is global, published with speaker: w2v2PT-alllayers on RAVDESS" in page
 
 
+W2V = '[encoder]\nname = "wav2vec2"\n'
+
+
 @pytest.mark.parametrize(
-    ("provenance", "words"),
+    ("recipe", "words"),
     [
-        ({"encoder": {"name": "wav2vec2", "layers": [0, 1, 2, 3], "options": {"weights": "w.safetensors"}}},
-         "wav2vec2 (w.safetensors), layers 0-3"),
-        ({"encoder": {"name": "wav2vec2", "layers": [12], "options": {}}}, "wav2vec2, layer 12"),
-        ({"encoder": [{"name": "wav2vec2", "layers": [0, 4]}, {"name": "egemaps", "layers": []}]},
-         "wav2vec2, layers 0, 4; egemaps"),
-        ({}, "not recorded"),
+        (
+            W2V + 'layers = [0, 1, 2, 3]\noptions = { weights = "w.safetensors" }',
+            "wav2vec2 (w.safetensors), layers 0-3",
+        ),
+        (W2V + "layers = [-1]", "wav2vec2, layer -1"),
+        (W2V + 'layers = "all"\n[[streams]]\nname = "egemaps"', "wav2vec2, all layers; egemaps, all layers"),
+        (W2V + "layers = [0, 4]", "wav2vec2, layers 0, 4"),
     ],
-)  # fmt: skip
-def test_the_encoder_is_named(tmp_path, provenance, words):
-    write_run(tmp_path / "a", create_rows(0), **provenance)
-    made = judge(next(iter(find_runs(tmp_path)[0].values())), resamples=10)
-    assert made["encoder"] == words
+)
+def test_the_encoders_are_named(tmp_path, recipe, words):
+    write_run(tmp_path / "a", create_rows(0), recipe=recipe)
+    comparison = create_comparison(find_runs(tmp_path)[0], resamples=10)
+    assert cells(render_markdown(comparison), "wav2vec 2.0 PT, all layers", "IEMOCAP")[8] == words
+
+
+def test_what_speakers_are_told_apart_by_is_said(tmp_path):
+    write_run(tmp_path / "a", create_rows(0), recipe='[features]\nspeaker = "recording"')
+    page = render_markdown(create_comparison(find_runs(tmp_path)[0], resamples=10))
+    assert cells(page, "wav2vec 2.0 PT, all layers", "IEMOCAP")[9].endswith("normalised: recording")
 
 
 def test_unsound_folders(tmp_path):

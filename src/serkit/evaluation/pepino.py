@@ -22,7 +22,6 @@ from serkit.evaluation.metrics import FROM_CONFUSION
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
 from serkit.evaluation.report import FEW_SPEAKERS
 from serkit.evaluation.stats import RESAMPLES, Tally, figures, one, over_seeds, tally_confusions
-from serkit.evaluation.wording import write_words
 
 SYSTEM = "pepino"
 CORPORA = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS"}
@@ -102,9 +101,14 @@ class Run:
     corpus: str
     folder: Path
     rows: pl.DataFrame
+    recipe: Numbers
     provenance: Numbers
     history: tuple[Numbers, ...]
-    monitor: str
+
+    @property
+    def monitor(self) -> str:
+        """What told the best epoch: ``uar`` or ``loss``."""
+        return self.recipe.get("training", {}).get("monitor", "uar")
 
     def layer_weights(self) -> np.ndarray | None:
         """Return the weights of the first stream with several layers, (runs, N); None where the run has none."""
@@ -177,7 +181,7 @@ def _read_run(folder: Path, id: str, recipe: Numbers) -> Run:
     except ValueError as error:
         raise InputError(f"{folder}: provenance.json or history.jsonl is not JSON: {error}") from error
     id = id.removesuffix(f"-{corpora[0]}") if id not in _known() else id
-    return Run(id, corpora[0], folder, rows, facts, epochs, recipe.get("training", {}).get("monitor", "uar"))
+    return Run(id, corpora[0], folder, rows, recipe, facts, epochs)
 
 
 def _known() -> set[str]:
@@ -194,8 +198,9 @@ def judge(run: Run, published: PublishedResult | None = None, resamples: int = R
         "id": run.id,
         "corpus": run.corpus,
         "run": str(run.folder),
-        "encoder": _describe_encoder(run.provenance),
+        "encoder": _describe_encoders(run.recipe),
         "normalise": run.provenance.get("normalise"),
+        "normalise_column": run.recipe.get("features", {}).get("speaker", "speaker"),
         "protocol": run.provenance.get("protocol"),
         "stamp": run.provenance.get("stamp"),
         "n": of.n,
@@ -257,27 +262,22 @@ def _notes(made: Numbers, rows: pl.DataFrame, published: PublishedResult | None)
     return notes
 
 
-def _describe_encoder(provenance: Numbers) -> str:
-    """Return the encoders of a run and their layers in words."""
-    recorded = provenance.get("encoders") or provenance.get("streams") or provenance.get("encoder")
-    sections = recorded if isinstance(recorded, list) else [recorded]
+def _describe_encoders(recipe: Numbers) -> str:
+    """Return the encoders of a recipe, their weights and layers in words."""
     shown = []
-    for section in sections:
-        if isinstance(section, Mapping) and isinstance(section.get("encoder"), Mapping):
-            section = section["encoder"]
-        if not isinstance(section, Mapping):
-            shown.append(write_words(section, missing="not recorded"))
-            continue
-        weights = (section.get("options") or {}).get("weights")
-        name = f"{section.get('name')} ({weights})" if weights else str(section.get("name"))
-        layers = list(section.get("layers") or [])
-        shown.append(f"{name}, layer{'s' * (len(layers) != 1)} {_range(layers)}" if layers else name)
+    for section in [recipe.get("encoder", {}), *recipe.get("streams", [])]:
+        weights, layers = section.get("options", {}).get("weights"), section.get("layers", "all")
+        name = f"{section.get('name', 'not recorded')}" + (f" ({weights})" if weights else "")
+        shown.append(f"{name}, {_describe_layers(layers)}")
     return "; ".join(shown)
 
 
-def _range(layers: list[int]) -> str:
-    whole = len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if whole else ", ".join(map(str, layers))
+def _describe_layers(layers: str | list[int]) -> str:
+    if isinstance(layers, str):
+        return f"{layers} layers"
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]}-{layers[-1]}"
+    return f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}"
 
 
 def create_comparison(runs: Mapping[Key, Run], unfinished: Iterable[Path] = (), resamples: int = RESAMPLES) -> Numbers:

@@ -52,7 +52,8 @@ class _Row:
         if self.ours is None:
             return (self.published or {}).get("encoder", "–"), "–"
         ours = self.ours
-        parts = (ours["protocol"], ours["stamp"], f"normalised: {ours['normalise']}" if ours["normalise"] else None)
+        by = ours["normalise_column"] if ours["normalise"] == "speaker" else ours["normalise"]
+        parts = (ours["protocol"], ours["stamp"], f"normalised: {by}" if by else None)
         return ours["encoder"], "; ".join(write_words(part, missing="") for part in parts if part) or "not recorded"
 
     def folds(self) -> list[tuple]:
