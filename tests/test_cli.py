@@ -40,7 +40,6 @@ dev = 0
 name = "whisper"
 layers = [1]
 options = {{ weights = "{weights}" }}
-[features]
 stride = 4
 [head]
 kind = "pooled"

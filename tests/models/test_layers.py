@@ -55,13 +55,15 @@ def test_weights_are_a_convex_combination(form, values):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, packed):
+@pytest.mark.parametrize("form", ["packed", "apart", "scaled one by one"])
+def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, form):
     arrays = [random(3, size, 4, seed=size, dtype=dtype) for size in (5, 1, 7)]
     whole, upstream = torch.cat(arrays, 1), random(13, 4, seed=8)
-    scale, reference = (random(3, 4, seed=9).requires_grad_() for _ in range(2))
-    out = scaled_layer_sum(scale, [whole] if packed else arrays)
-    expected = torch.einsum("nd,nfd->fd", reference, whole.float())
+    count = 3 if form == "scaled one by one" else 1
+    scale, reference = (random(count, 3, 4, seed=9).requires_grad_() for _ in range(2))
+    out = scaled_layer_sum(scale, [whole] if form == "packed" else arrays)
+    factors = reference.repeat_interleave(torch.tensor([5, 1, 7]), 0) if count > 1 else reference.expand(13, -1, -1)
+    expected = torch.einsum("fnd,nfd->fd", factors, whole.float())
     assert out.dtype == torch.float32
     close(out, expected)
     out.backward(upstream)
@@ -70,12 +72,12 @@ def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, packed):
 
 
 def test_the_gradient_reaches_the_layers_when_they_are_trained():
-    scale = random(2, 3).requires_grad_()
+    scale = random(1, 2, 3).requires_grad_()
     arrays = [random(2, 4, 3, seed=1).requires_grad_(), random(2, 2, 3, seed=2)]
     scaled_layer_sum(scale, arrays).square().sum().backward()
     again = [array.detach().clone().requires_grad_() for array in arrays]
     other = scale.detach().clone().requires_grad_()
-    torch.einsum("nd,nfd->fd", other, torch.cat(again, 1)).square().sum().backward()
+    torch.einsum("nd,nfd->fd", other[0], torch.cat(again, 1)).square().sum().backward()
     close(arrays[0].grad, again[0].grad)
     close(scale.grad, other.grad)
 

@@ -55,17 +55,17 @@ def test_every_shipped_recipe_loads_and_fits_together(name, write):
     assert recipe.name == name and recipe.summary
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     assert recipe.protocol.name in PROTOCOLS
-    assert set(recipe.protocol.options()) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
+    assert set(recipe.protocol.options(0)) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
     assert recipe.encoder.name in [entry.name for entry in list_encoders()]
     assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
     Augmentation(recipe.augment.chain)
-    create_head(recipe.head, len(recipe.encoder.layers), 8, len(recipe.labels.classes))
+    create_head(recipe.head, [(4, 8)] * (1 + len(recipe.streams)), len(recipe.labels.classes))
 
 
 def test_defaults_and_dump(write):
     recipe = load_recipe(write(MINIMAL))
     assert recipe.seeds == (0, 1, 2) and recipe.head == HeadConfig() and recipe.training == TrainingOptions()
-    assert recipe.protocol.options() == {"k": 5, "dev": 0.2, "seed": 0}
+    assert recipe.protocol.options(0) == {"k": 5, "dev": 0.2, "seed": 0}
     assert recipe.scheme().classes == ("happy", "sad")
     assert load_recipe(write(dump_recipe(recipe), "again.toml")) == recipe
     assert dump_recipe(load_recipe(write(dump_recipe(recipe), "again.toml"))) == dump_recipe(recipe)
@@ -100,7 +100,7 @@ def test_overrides_have_toml_types(write):
     recipe = load_recipe(write(MINIMAL), overrides)
     assert recipe.training.lr == 1e-3 and recipe.seeds == (4, 5) and recipe.head.statistics is True
     assert recipe.head.frame_hidden == (8, 8) and recipe.name == "plain words" and recipe.encoder.trim == 35.0
-    assert recipe.encoder.options == {"weights": "some/where"} and recipe.protocol.options()["k"] == 3
+    assert recipe.encoder.options == {"weights": "some/where"} and recipe.protocol.options(0)["k"] == 3
     assert recipe.data.where == {"channel": "speech"}
     assert load_recipe(write(MINIMAL), ["training.epochs=2", "training.epochs=3"]).training.epochs == 3
 
@@ -115,7 +115,7 @@ def test_an_extending_recipe_changes_only_what_it_says(write):
     top = write('extends = "base.toml"\nname = "top"\n[head]\nmembers = 1\n[augment]\nchain = [{ name = "speed" }]\n')
     recipe = load_recipe(top)
     assert recipe.name == "top" and recipe.head.members == 1 and recipe.head.dropout == 0.5
-    assert recipe.training.epochs == 7 and recipe.augment.copies == 2 and recipe.protocol.options()["k"] == 5
+    assert recipe.training.epochs == 7 and recipe.augment.copies == 2 and recipe.protocol.options(0)["k"] == 5
     assert recipe.augment.chain == ({"name": "speed"},)
     assert load_recipe(top, ["head.members=2"]).head.members == 2
 
@@ -132,7 +132,7 @@ def test_some_tables_are_replaced_as_a_whole(write):
     )
     assert recipe.data.corpora == {"c": "c"} and recipe.data.where == {} and recipe.labels.merge == {"blue": "sad"}
     assert recipe.labels.classes == ("happy", "sad")
-    assert recipe.protocol.options() == {"dev": 0, "seed": 0}, "options of another protocol were kept"
+    assert recipe.protocol.options(0) == {"dev": 0, "seed": 0}, "options of another protocol were kept"
 
 
 def test_shipped_recipes_can_be_extended_by_name(write):

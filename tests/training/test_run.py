@@ -38,7 +38,6 @@ name = "whisper"
 layers = [0, 2]
 level = -23
 options = {{ weights = "{root}/tiny.safetensors" }}
-[features]
 stride = 2
 [augment]
 copies = 1
@@ -91,7 +90,7 @@ def fits(monkeypatch):
 
     def counting(head, train_set, dev_set, *rest):
         calls.append((train_set.ids, dev_set.ids if dev_set else ()))
-        assert dev_set is None or len(dev_set.statistics) == 1
+        assert dev_set is None or dev_set.copies == 1
         return fit(head, train_set, dev_set, *rest)
 
     monkeypatch.setattr(run_module, "fit", counting)
@@ -196,8 +195,8 @@ def test_material_lines_up_with_the_manifest(root):
     assert list(material.features.ids) == material.manifest.ids and len(material.features) == 24
     classes = [recipe.labels.classes[target] for target in material.features.targets]
     assert classes == material.manifest.table["emotion"].to_list()
-    assert material.features.statistics.shape == (2, 24, 2, 2, 64) and (material.num_layers, material.dim) == (2, 64)
-    copies = material.features.copies
+    assert material.features.streams[0].statistics.shape == (2, 24, 2, 2, 64) and material.shapes == ((2, 64),)
+    copies = material.features.streams[0].copies
     assert [a.shape for a in copies[0]] == [b.shape for b in copies[1]]
     assert not any(torch.equal(a, b) for a, b in zip(*copies, strict=True))
 

@@ -19,11 +19,13 @@ def list_encoders() -> list[EncoderEntry]:
     return [entry for _, entry in sorted(ENCODERS.items())]
 
 
-def create_encoder(name: str, trim: float | None = None, level: float | None = None, **options: Any) -> Encoder:
+def create_encoder(
+    name: str, trim: float | None = None, level: float | None = None, limit: float | None = None, **options: Any
+) -> Encoder:
     """Build the encoder called ``name`` with its own ``options`` (for Whisper: ``weights`` and ``blocks``).
 
     ``trim`` (dB below the loudest frame, such as 35) cuts silence at both ends, ``level`` (dB full scale, such as -23)
-    levels the speech; None leaves the recordings as they are.
+    levels the speech, ``limit`` (seconds) keeps the beginning only; None leaves the recordings as they are.
     """
     entries = {entry.name: entry for entry in list_encoders()}
     if name not in entries:
@@ -34,4 +36,5 @@ def create_encoder(name: str, trim: float | None = None, level: float | None = N
         raise InputError(f"encoder {name}: {error}") from error
     encoder.trim = None if trim is None else float(trim)
     encoder.level = None if level is None else float(level)
+    encoder.limit = None if limit is None else float(limit)
     return encoder

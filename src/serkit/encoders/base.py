@@ -37,7 +37,8 @@ class Encoder(nn.Module):
     A subclass sets ``name``, ``hop`` (samples from one frame to the next), ``dim`` (``D``), ``num_layers`` (``N``, the
     hidden states it returns, the front end's output included) and ``min_samples`` and ``max_samples`` per utterance,
     and defines ``frame_lengths`` and ``encode``. With ``trim`` (dB) silence at both ends is cut first, with ``level``
-    (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`.
+    (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`. ``limit`` (seconds) keeps
+    only the beginning of an utterance.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Encoder(nn.Module):
     """Raised when the code changes what an encoder returns: then cached features are computed again."""
     trim: float | None = None
     level: float | None = None
+    limit: float | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -70,6 +72,8 @@ class Encoder(nn.Module):
 
         Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
         """
+        if self.limit is not None:
+            lengths = lengths.clamp(max=round(self.limit * self.sampling_rate))
         if not torch.compiler.is_compiling():
             self.check_lengths(lengths)
         start = None
@@ -98,7 +102,8 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a short hash of the name and every weight: it keys the feature cache."""
-        digest = hashlib.blake2b(f"{self.name}|{self.revision}|{self.trim}|{self.level}".encode(), digest_size=8)
+        front = f"{self.trim}|{self.level}" + ("" if self.limit is None else f"|{self.limit}")
+        digest = hashlib.blake2b(f"{self.name}|{self.revision}|{front}".encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

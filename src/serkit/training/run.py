@@ -25,14 +25,15 @@ from serkit.data.corpora import prepare_corpus
 from serkit.data.files import replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, group_of, stamp
-from serkit.encoders.extract import EncoderSpec, extract, list_jobs
+from serkit.encoders.cache import FeatureCache
+from serkit.encoders.extract import EncoderSpec, Job, extract, list_jobs
 from serkit.errors import InputError
-from serkit.models.heads import Ensemble, create_head
+from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
 from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
-from serkit.training.features import FeatureSet, fit_standardisation, load_features, normalise_by_speaker
+from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.recipe import Recipe, dump_recipe
+from serkit.training.recipe import EncoderSection, Recipe, dump_recipe
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class Material:
     manifest: Manifest
     features: FeatureSet
     fingerprint: str
-    num_layers: int
-    dim: int
+    shapes: tuple[Shape, ...]
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Return the rows of utterances in ``features``."""
@@ -69,6 +69,10 @@ def load_data(recipe: Recipe) -> Manifest:
         if column not in manifest.table.columns:
             raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
         manifest = Manifest(manifest.table.filter(pl.col(column) == value))
+    absent = sorted(set(data.exclude) - set(manifest.ids))
+    if absent:
+        raise InputError(f"recipe {recipe.name}: data.exclude names {absent[0]!r}, which the manifest lacks")
+    manifest = Manifest(manifest.table.filter(~pl.col("id").is_in(data.exclude)))
     labelled = manifest.with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
@@ -79,34 +83,48 @@ def prepare_material(
     recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
 ) -> Material:
     """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs."""
-    section, spec = recipe.encoder, encoder_spec(recipe)
-    augmentation = Augmentation(recipe.augment.chain)
-    needs_frames = recipe.head.kind == "frames"
-    keys = []
-    for copy in range(1 + recipe.augment.copies):
-        jobs = list_jobs(manifest, copy, augmentation.description())
-        what = "recordings" if copy == 0 else f"augmented copy {copy} of {recipe.augment.copies}"
-        encoded = extract(jobs, spec, cache, needs_frames, augmentation, workers, partial(step, f"encoding {what}"))
-        keys.append([job.key for job in jobs])
+    description = Augmentation(recipe.augment.chain).description()
+    copies = [list_jobs(manifest, copy, description) for copy in range(1 + recipe.augment.copies)]
+    sections = (recipe.encoder, *recipe.streams)
+    caches = [_encode(recipe, section, copies, cache, step, workers) for section in sections]
+    streams = [_load_stream(recipe, section, copies, found) for section, found in zip(sections, caches, strict=True)]
+    if recipe.features.normalise == "speaker":
+        speakers = group_of(manifest, recipe.features.speaker)
+        streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
     classes = recipe.labels.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
-    stride = recipe.features.stride
-    too_high = [layer for layer in section.layers if not 0 <= layer < encoded.shape[0]]
-    if too_high or not section.layers:
-        raise InputError(
-            f"recipe {recipe.name}: encoder.layers is {list(section.layers)}, there are 0 to {encoded.shape[0] - 1}"
-        )
-    features = load_features(encoded, keys, manifest.ids, targets, section.layers, stride, needs_frames)
-    if recipe.features.normalise == "speaker":
-        speakers = group_of(manifest, "speaker")
-        features = normalise_by_speaker(features, [speakers[id] for id in manifest.ids])
-    return Material(manifest, features, encoded.folder.name, len(section.layers), encoded.shape[1])
+    weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
+    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
+    shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
+    return Material(manifest, features, "+".join(found.folder.name for found in caches), shapes)
 
 
-def encoder_spec(recipe: Recipe) -> EncoderSpec:
-    """Return the encoder that a recipe names, with its options."""
-    section = recipe.encoder
-    return EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
+def _encode(
+    recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: Path, step: Step, workers: int | None
+) -> FeatureCache:
+    augmentation = Augmentation(recipe.augment.chain)
+    for copy, jobs in enumerate(copies):
+        what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
+        told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
+        frames = recipe.head.kind == "frames"
+        found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told)
+    return found
+
+
+def _load_stream(recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: FeatureCache) -> StreamSet:
+    try:
+        layers = section.chosen(cache.shape[0])
+    except InputError as error:
+        raise InputError(f"recipe {recipe.name}: {error}") from error
+    keys = [[job.key for job in jobs] for jobs in copies]
+    frames = recipe.head.kind == "frames"
+    return load_stream(cache, keys, layers, section.stride, frames, section.zero_tail, section.scalar)
+
+
+def encoder_spec(section: EncoderSection) -> EncoderSpec:
+    """Return the encoder that a section of a recipe names, with its options."""
+    front = {name: value for name in ("trim", "level", "limit") if (value := getattr(section, name)) is not None}
+    return EncoderSpec(section.name, {**section.options, **front})
 
 
 def train(
@@ -122,20 +140,23 @@ def train(
     if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
-    folds = create_folds(manifest, recipe.protocol.name, **recipe.protocol.options())
+    work = [
+        (seed, fold)
+        for seed in recipe.seeds
+        for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
+    ]
     material = prepare_material(recipe, manifest, Path(cache), step, workers)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
-    write_json(folder / "provenance.json", _provenance(recipe, material, folds))
+    write_json(folder / "provenance.json", _provenance(recipe, material, [fold for _, fold in work]))
     parts = []
-    work = [(seed, fold) for seed in recipe.seeds for fold in folds]
     for done, (seed, fold) in enumerate(work, 1):
         parts.append(_run_fold(recipe, material, fold, seed, folder))
         step("training folds and seeds", done, len(work))
     path = folder / "predictions.parquet"
     with replace_atomically(path) as part:
         pl.concat(parts).write_parquet(part)
-    lines = [line for seed in recipe.seeds for fold in folds for line in _read_history(folder, fold, seed)]
+    lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
     write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -158,7 +179,7 @@ def fit_fold(
 
 
 def _new_head(recipe: Recipe, material: Material) -> Ensemble:
-    return create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+    return create_head(recipe.head, material.shapes, len(recipe.labels.classes))
 
 
 def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
@@ -170,6 +191,7 @@ def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder:
     else:
         work = folder / "checkpoints" / name
         head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
+        history[-1]["layer_weights"] = layer_weights(head)
         write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
         with replace_atomically(weights_file) as part:
             save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
@@ -215,6 +237,7 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
         "stamp": stamp(folds),
         "normalise": recipe.features.normalise,
         "encoder": recipe.encoder.model_dump(mode="json"),
+        "streams": [stream.model_dump(mode="json") for stream in recipe.streams],
         "encoder_fingerprint": material.fingerprint,
         "manifest_fingerprint": material.manifest.fingerprint(),
         "seeds": list(recipe.seeds),
@@ -226,7 +249,7 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
                 "test": len(fold.test),
                 "shared": fold.shared,
             }
-            for fold in folds
+            for fold in folds[: len(folds) // len(recipe.seeds)]
         ],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "command": " ".join(["serkit", *sys.argv[1:]]),
