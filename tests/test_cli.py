@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -464,6 +465,22 @@ def test_report_shows_runs_beside_the_paper(serkit, tmp_path):
     assert " 75.0 " in line and " 67.2 ± 0.7 " in line and " +7.8 " in line
     assert result.out.splitlines()[-1] == str(tmp_path / "out" / "pepino.md")
     assert (tmp_path / "out" / "pepino.json").is_file() and (tmp_path / "out" / "layer-weights.svg").is_file()
+
+
+def test_report_reads_what_train_writes(serkit, trained, tmp_path):
+    run = shutil.copytree(trained.folder, tmp_path / "runs" / "one")
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace('name = "tiny"', 'name = "pepino/none-egemaps"', 1))
+    table = pl.read_parquet(run / "predictions.parquet")
+    table.with_columns(corpus=pl.lit("ravdess")).write_parquet(run / "predictions.parquet")
+    result = serkit("report", "pepino", tmp_path, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    page = (tmp_path / "out" / "pepino.md").read_text()
+    assert re.search(
+        r"\| eGeMAPS \| RAVDESS \| \d+\.\d .*whisper \(.*tiny.safetensors\), layer 1 \| leave-one-speaker", page
+    )
+    assert "normalised: global" in page and "speakers shared: 0" in page
+    assert (tmp_path / "out" / "learning-none-egemaps-ravdess.png").is_file()
 
 
 def test_report_of_a_folder_without_runs(serkit, tmp_path):

@@ -248,6 +248,14 @@ def test_learning_curves_have_a_line_a_run_and_a_dot_at_the_kept_epoch():
     assert len(curves.draw_learning_curves([line_of(0, "a", 1)], "no dev part").axes) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["none-egemaps", "iemocap/none-egemaps", "none-egemaps/iemocap", "none-egemaps-iemocap"]
+)
+def test_a_recipe_may_name_its_corpus(tmp_path, name):
+    write_run(tmp_path / "a", create_rows(0), f"pepino/{name}")
+    assert list(find_runs(tmp_path)[0]) == [("none-egemaps", "iemocap")]
+
+
 def test_what_is_not_in_the_paper_is_listed_apart(tmp_path):
     write_run(tmp_path / "a", create_rows(0), "pepino/w2v2PT-alllayers-normless", normalise="none")
     write_run(tmp_path / "b", create_rows(0, corpus="ravdess"), "pepino/w2v2PT-alllayers-ravdess", normalise="global")

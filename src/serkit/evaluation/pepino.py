@@ -134,7 +134,8 @@ class Run:
 def find_runs(root: str | Path) -> tuple[dict[Key, Run], list[Path]]:
     """Return the runs of the paper's recipes below ``root``, by experiment and corpus, and unfinished run folders.
 
-    A recipe belongs to the paper when its name starts with ``pepino/``. Raises ``InputError`` when there is none, when
+    A recipe belongs to the paper when its name starts with ``pepino/``; the rest is the experiment's id, and may name
+    the corpus too (``pepino/ravdess/w2v2PT-local``). Raises ``InputError`` when there is none, when
     two runs are of the same experiment and corpus, and for a run that holds several corpora.
     """
     runs: dict[Key, Run] = {}
@@ -180,12 +181,14 @@ def _read_run(folder: Path, id: str, recipe: Numbers) -> Run:
         epochs = tuple(json.loads(line) for line in lines)
     except ValueError as error:
         raise InputError(f"{folder}: provenance.json or history.jsonl is not JSON: {error}") from error
-    id = id.removesuffix(f"-{corpora[0]}") if id not in _known() else id
-    return Run(id, corpora[0], folder, rows, recipe, facts, epochs)
+    return Run(_experiment(id, corpora[0]), corpora[0], folder, rows, recipe, facts, epochs)
 
 
-def _known() -> set[str]:
-    return {id for id, _ in read_published().experiments}
+def _experiment(id: str, corpus: str) -> str:
+    """Return a recipe's id without the corpus, which may stand before or after it."""
+    if (id, corpus) in read_published().experiments:
+        return id
+    return "/".join(part for part in id.split("/") if part != corpus).removesuffix(f"-{corpus}")
 
 
 def judge(run: Run, published: PublishedResult | None = None, resamples: int = RESAMPLES) -> Numbers:
