@@ -53,6 +53,8 @@ def test_released_heads_give_the_probabilities_of_the_original(pepino_folder, na
     assert made.classes == CLASSES[len(CHECKS[name])]
     assert made.shapes == (((13, 768), (1, 25)) if "fusion" in name else ((13, 768),))
     found = probabilities(made, w, o)
+    alone = made.probabilities([w[:REAL], o[:REAL, None]][: len(made.shapes)])
+    assert list(alone) == list(made.classes) and np.abs(list(alone.values()) - found).max() < 1e-7
     assert np.abs(found - CHECKS[name]).max() < 1e-6
     assert np.abs(probabilities(made, w, o, padded=True) - found).max() < 1e-6
     w[REAL:], o[REAL:] = 1e3, -1e3
@@ -131,6 +133,43 @@ def test_both_kinds_of_file_give_the_head_computed_by_hand(dump_model, tmp_path,
         assert (again.classes, again.shapes, again.config) == (made.classes, made.shapes, made.config)
         for name, tensor in made.head.state_dict().items():
             assert torch.equal(again.head.state_dict()[name], tensor)
+
+
+def recordings_of(count, seed=0):
+    random = np.random.default_rng(seed)
+    shift, scale = random.normal(size=(3, 6)) * 5, random.uniform(0.5, 4, size=(3, 6))
+    return [
+        (shift + scale * random.normal(size=(4 + n, 3, 6)), 100 + random.normal(size=(4 + n - n % 2, 1, 4)))
+        for n in range(count)
+    ]
+
+
+def test_statistics_of_own_recordings_standardise(dump_model, tmp_path):
+    layers = random_layers(True, 4, scale=0.1)
+    made = load_released(dump_model(tmp_path / "out", layers))
+    assert not made.standardises()
+    recordings = recordings_of(5)
+    made.fit_statistics(recordings)
+    means = [np.concatenate([r[n] for r in recordings]).mean(0) for n in (0, 1)]
+    deviations = [np.concatenate([r[n] for r in recordings]).std(0) for n in (0, 1)]
+    w, o = ((x - mean) / sd for x, mean, sd in zip(recordings[3], means, deviations, strict=True))
+    found = made.probabilities(recordings[3])
+    assert list(found) == list(CLASSES[4])
+    shortest = min(len(w), len(o))
+    assert shortest < len(w)
+    assert list(found.values()) == pytest.approx(by_hand(layers, w[:shortest], o[:shortest, 0]).tolist(), abs=1e-4)
+    again = read_head(write_head(made, tmp_path / "head"))
+    assert again.probabilities(recordings[3]) == pytest.approx(found, abs=1e-7) and again.standardises()
+    assert json.loads((tmp_path / "head" / "head.json").read_text())["normalisation"] == "stored"
+
+
+def test_other_frames_are_refused(dump_model, tmp_path):
+    made = load_released(dump_model(tmp_path / "out", random_layers(False, 4)))
+    for wrong in ([np.zeros((5, 3, 5))], [np.zeros((0, 3, 6))], [np.zeros((5, 3, 6))] * 2, []):
+        with pytest.raises(InputError, match=r"takes frames \(T, 3, 6\)"):
+            made.probabilities(wrong)
+    with pytest.raises(InputError, match="no recording"):
+        made.fit_statistics([])
 
 
 def edit(layers, **changes):

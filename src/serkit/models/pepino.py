@@ -5,26 +5,29 @@ Their authors saved trained heads as joblib files of a Keras wrapper (``.../Ravd
 all 13 layers of wav2vec 2.0 base, and their fusion with the 25 low-level descriptors of eGeMAPS.
 
 The files carry no normalisation statistics and no class names. A head expects features that were standardised per
-layer and dimension as in training, with statistics of the training part or of each speaker: compute them from your own
-recordings, or fine-tune. The class names here follow from the order of the labels that its authors trained with.
+layer and dimension as in training, with statistics of the training part or of each speaker: take them of your own
+recordings (:meth:`ReleasedHead.fit_statistics`). The class names here follow from the order of its authors' labels.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from serkit.data.files import replace_atomically, write_json
 from serkit.errors import InputError
-from serkit.models.heads import Ensemble, HeadConfig, Shape, create_head
+from serkit.models.heads import Batch, Ensemble, HeadConfig, Shape, Stream, create_head
+from serkit.models.layers import Segments
 from serkit.models.pickles import Record, read_joblib
 
 CLASSES = {
@@ -62,12 +65,56 @@ FUSION = {
 
 @dataclass(frozen=True)
 class ReleasedHead:
-    """A head with what it needs to be used: layers and width ``(N, D)`` of each stream, and class names in order."""
+    """A head with what it needs to be used: layers and width ``(N, D)`` of each stream, and class names in order.
+
+    A recording is one array of frames ``(T, N, D)`` per stream, 50 a second: the 13 layers of wav2vec 2.0 base and, for
+    fusion heads, eGeMAPS descriptors ``(T, 1, 25)`` averaged over pairs of frames.
+    """
 
     head: Ensemble
     config: HeadConfig
     shapes: tuple[Shape, ...]
     classes: tuple[str, ...]
+
+    def fit_statistics(self, recordings: Iterable[Sequence[ArrayLike]]) -> None:
+        """Standardise from now on by mean and deviation over all frames; :func:`write_head` keeps them."""
+        totals: list[tuple[int, Any, Any]] = [(0, 0.0, 0.0) for _ in self.shapes]
+        for recording in recordings:
+            for number, frames in enumerate(self._check(recording)):
+                n, mean, squares = totals[number]
+                x = frames.astype(np.float64)
+                more, delta = len(x), x.mean(0) - mean
+                squares = squares + ((x - x.mean(0)) ** 2).sum(0) + delta**2 * n * more / (n + more)
+                totals[number] = (n + more, mean + delta * more / (n + more), squares)
+        for stream, (n, mean, squares) in zip(self._streams(), totals, strict=True):
+            if not n:
+                raise InputError("there is no recording to take statistics of")
+            stream.standardise.fit(mean.astype(np.float32), np.sqrt(squares / n).astype(np.float32))
+
+    @torch.no_grad()
+    def probabilities(self, recording: Sequence[ArrayLike]) -> dict[str, float]:
+        """Return the probability of every class; streams that differ in length are cut to the shortest."""
+        arrays = self._check(recording)
+        length = min(map(len, arrays))
+        packed = [torch.from_numpy(array[:length]).float().transpose(0, 1).contiguous() for array in arrays]
+        empty = [torch.zeros(1, 2, *shape) for shape in self.shapes]
+        streams = tuple(Stream(none, [array]) for none, array in zip(empty, packed, strict=True))
+        scores = self.head(Batch(streams, Segments.packed(torch.tensor([length]))))
+        return dict(zip(self.classes, scores.softmax(-1)[0].tolist(), strict=True))
+
+    def _streams(self) -> Any:
+        return self.head.heads[0].streams
+
+    def standardises(self) -> bool:
+        """Return whether the head holds normalisation statistics."""
+        return any(bool((stream.standardise.sd != 1).any()) for stream in self._streams())
+
+    def _check(self, recording: Sequence[ArrayLike]) -> list[np.ndarray]:
+        arrays = [np.asarray(frames) for frames in recording]
+        if [array.shape[1:] for array in arrays] != list(self.shapes) or not all(map(len, arrays)):
+            wanted = " and ".join(f"(T, {layers}, {dim})" for layers, dim in self.shapes)
+            raise InputError(f"the head takes frames {wanted}, got {[array.shape for array in arrays]}")
+        return arrays
 
 
 def load_released(path: str | Path) -> ReleasedHead:
@@ -168,7 +215,9 @@ def write_head(made: ReleasedHead, folder: str | Path, source: str = "") -> Path
         "classes": made.classes,
         "shapes": made.shapes,
         "config": made.config.model_dump(mode="json"),
-        "normalisation": "none stored: standardise features as in training (per speaker, or by a training part) first",
+        "normalisation": "stored"
+        if made.standardises()
+        else "none stored: fit_statistics on your own recordings first",
     }
     write_json(folder / "head.json", facts)
     return folder
