@@ -61,11 +61,13 @@ def export_run(
         raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
     if recipe.encoder.limit or recipe.features.max_frames or recipe.encoder.zero_tail:
         raise InputError(f"{run}: set encoder.limit, features.max_frames or encoder.zero_tail: bundles hear everything")
+    encoder = encoder_spec(recipe.encoder).create()
+    if encoder.native_rate:
+        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take 16 kHz")
     material = prepare_material(recipe, load_data(recipe), Path(cache), step)
     head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
     section = recipe.encoder
     stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
-    encoder = encoder_spec(section).create()
     graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride)
     temperature = run_temperature(run)
     rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from serkit.encoders import create_encoder, list_encoders
 from serkit.encoders.base import EncoderEntry, register
-from serkit.encoders.whisper import LogMel, convert_state, mel_filters
+from serkit.encoders.spectrogram import mel_filters
+from serkit.encoders.whisper import LogMel, convert_state
 from serkit.encoders.whisper import create as create_whisper
 from serkit.errors import InputError
 
@@ -153,6 +154,8 @@ def test_the_order_of_a_batch_is_kept(name):
 @every_encoder
 def test_every_parameter_gets_a_gradient(name):
     encoder = tiny(name)
+    if not list(encoder.parameters()):
+        pytest.skip(f"{name} has no parameters")
     features = encoder(*pad([speech(9000, 1), speech(16_000, 2)]))
     # Random factors: the plain sum over the width of a normalised layer is constant.
     (features.layers * torch.randn(features.layers.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
@@ -188,6 +191,32 @@ def test_the_fingerprint_follows_weights_and_front_end(name):
             weight.view(-1)[-1] += 1e-3
         seen.add(encoder.fingerprint())
     assert len(seen) == 5 + len(list(encoder.parameters()))
+
+
+def test_every_option_of_a_spectrogram_is_in_its_fingerprint():
+    options = [{}, {"form": "log"}, {"form": "mel"}, {"form": "mel", "bands": 40}, {"native": True}, {"hop": 160}]
+    options += [{"window": 300}, {"n_fft": 1024}, {"limit": 3}]
+    assert len({create_encoder("spectrogram", **chosen).fingerprint() for chosen in options}) == len(options)
+    for wrong, said in (
+        ({"form": "power"}, "form is magnitude, log or mel"),
+        ({"form": "mel", "native": True}, "fixed rate"),
+        ({"window": 600}, "window <= n_fft"),
+    ):
+        with pytest.raises(InputError, match=said):
+            create_encoder("spectrogram", **wrong)
+
+
+@every_encoder
+def test_a_limit_keeps_the_beginning_only(name):
+    encoder, clip = tiny(name), speech(16_000, 3)
+    encoder.limit = 0.7
+    waveforms, lengths = pad([clip, clip[:9000]], garbage=1.0)
+    with torch.no_grad():
+        limited = encoder(waveforms, lengths)
+    encoder.limit = None
+    expected = alone(encoder, clip[:11_200]).layers
+    torch.testing.assert_close(limited.layers[:1, :, : expected.shape[2]], expected, atol=1e-5, rtol=0)
+    assert limited.layers.shape[2] == expected.shape[2]
 
 
 def test_spectrograms_may_be_padded_too():
@@ -271,7 +300,23 @@ def whisper_on_random_weights(tmp_path):
         yield f"{kind}, first block", states[:2], alone(cut, clip).layers
 
 
-REFERENCES = {"whisper": whisper_on_random_weights}
+def spectrograms_of_torch(tmp_path):
+    clip = speech(20_000, 5, noise=1e-3)
+    for n_fft, window, hop in ((512, 400, 320), (256, 256, 100), (127, 60, 40)):
+        frames = torch.stft(
+            clip, n_fft, hop, window, torch.hann_window(window), center=True, pad_mode="reflect", return_complex=True
+        ).abs().T[None]  # fmt: skip
+        sizes = {"n_fft": n_fft, "window": window, "hop": hop}
+        yield f"magnitude {sizes}", [frames], alone(create_encoder("spectrogram", **sizes), clip).layers
+        logarithm = alone(create_encoder("spectrogram", form="log", native=True, **sizes), clip).layers
+        yield f"log {sizes}", [frames + 1e-12], logarithm.exp()
+    bands = torch.tensor(mel_filters(40, n_fft=512), dtype=torch.float32)
+    expected = torch.stft(clip, 512, 320, 512, torch.hann_window(512), return_complex=True).abs().T.square() @ bands
+    found = alone(create_encoder("spectrogram", form="mel", bands=40, window=512), clip).layers
+    yield "mel", [(expected + 1e-12).log()[None]], found
+
+
+REFERENCES = {"whisper": whisper_on_random_weights, "spectrogram": spectrograms_of_torch}
 
 
 @every_encoder

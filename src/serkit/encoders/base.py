@@ -50,6 +50,10 @@ class Encoder(nn.Module):
     max_samples: int | None = None
     revision: int = 1
     """Raised when the code changes what an encoder returns: then cached features are computed again."""
+    variant: str = ""
+    """Options that change what an encoder returns and that its weights do not show."""
+    native_rate: bool = False
+    """Whether recordings come at their own sampling rate; ``sampling_rate`` is then only nominal."""
     trim: float | None = None
     level: float | None = None
     limit: float | None = None
@@ -101,9 +105,11 @@ class Encoder(nn.Module):
             )
 
     def fingerprint(self) -> str:
-        """Return a short hash of the name and every weight: it keys the feature cache."""
-        front = f"{self.trim}|{self.level}" + ("" if self.limit is None else f"|{self.limit}")
-        digest = hashlib.blake2b(f"{self.name}|{self.revision}|{front}".encode(), digest_size=8)
+        """Return a short hash of the name, the options and every weight: it keys the feature cache."""
+        facts = [self.name, self.revision, self.trim, self.level]
+        facts += [f"limit {self.limit}"] if self.limit is not None else []
+        facts += [f"variant {self.variant}"] if self.variant else []
+        digest = hashlib.blake2b("|".join(map(str, facts)).encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
