@@ -325,5 +325,38 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
 
 
+class System(StrEnum):
+    """A published system whose figures ``serkit report`` knows."""
+
+    pepino = "pepino"
+
+
+@app.command()
+def report(
+    system: Annotated[System, typer.Argument(help="the published system")],
+    runs: Annotated[Path, typer.Argument(help="folder with run folders of its recipes, at any depth")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the page, the JSON and the figures")],
+) -> None:
+    """Show our runs beside the figures a paper published: tables, layer weights, learning curves."""
+    from serkit.evaluation.pepino_page import format_comparison, write_comparison
+
+    typer.echo(format_comparison(write_comparison(runs, output)))
+    typer.echo(f"{output / f'{system.value}.md'}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="a head that Pepino et al. 2021 released: joblib file or .npz")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for model.safetensors and head.json")],
+) -> None:
+    """Turn a foreign head into safetensors and JSON; nothing in the source is executed."""
+    from serkit.models.pepino import load_released, write_head
+
+    made = load_released(source)
+    write_head(made, output, source.name)
+    streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
+    typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
+
+
 if __name__ == "__main__":
     main()
