@@ -198,3 +198,72 @@ def test_models_are_frozen_and_closed(write):
         )
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "other"
+
+
+def test_later_bases_win_and_the_recipe_itself_wins_over_all(write):
+    write(MINIMAL + "[training]\nepochs = 7\nlr = 0.5\n", "one.toml")
+    write("[training]\nepochs = 8\nbatch_size = 3\n", "two.toml")
+    recipe = load_recipe(write('extends = ["one.toml", "two.toml"]\nname = "top"\n[training]\nbatch_size = 4\n'))
+    assert (recipe.training.epochs, recipe.training.lr, recipe.training.batch_size) == (8, 0.5, 4)
+
+
+def test_another_encoder_takes_the_place_without_the_options_of_the_first(write):
+    text = MINIMAL.replace("[encoder]\n", '[encoder]\noptions = { weights = "x" }\ntrim = 35\n')
+    recipe = load_recipe(write(text), ["encoder=spectrogram"])
+    assert recipe.encoder.name == "spectrogram" and recipe.encoder.options == {} and recipe.encoder.trim == 35
+    assert recipe.encoder.layers == load_recipe(write(text)).encoder.layers
+    write(text, "base.toml")
+    top = write('extends = "base.toml"\nname = "top"\n[encoder]\nname = "spectrogram"\n', "top.toml")
+    assert load_recipe(top).encoder.options == {} and load_recipe(top).encoder.trim == 35
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"), [('"all"', (0, 1, 2)), ("[-1]", (2,)), ("[2, 0]", (2, 0)), ("[3]", None), ("[-4]", None)]
+)
+def test_layers_are_numbers_or_all(layers, chosen, write):
+    encoder = load_recipe(write(MINIMAL), [f"encoder.layers={layers}"]).encoder
+    if chosen:
+        assert encoder.chosen(3) == chosen
+    else:
+        with pytest.raises(InputError, match="there are 0 to 2, or -1 for the last"):
+            encoder.chosen(3)
+
+
+def test_the_folds_may_be_drawn_for_each_seed(write):
+    assert load_recipe(write(MINIMAL), ["protocol.seed=run"]).protocol.options(7)["seed"] == 7
+    assert load_recipe(write(MINIMAL), ["protocol.seed=3"]).protocol.options(7)["seed"] == 3
+
+
+PEPINO = [name for name in list_recipes() if name.startswith("pepino/")]
+
+
+def test_pepino_has_thirteen_experiments_on_each_corpus_it_used():
+    ids = {name.removeprefix("pepino/").removeprefix("iemocap/") for name in PEPINO}
+    assert len(ids) == 13 and len(PEPINO) == 13 + 11
+    facts = {
+        name: (recipe.features.normalise, recipe.encoder.layers, recipe.training.batch_size, len(recipe.streams))
+        for name in PEPINO
+        for recipe in [load_recipe(name)]
+    }
+    for name, fact in facts.items():
+        end = name.rpartition("/")[2]
+        assert fact[0] == ("global" if end.endswith(("global", "lstm", "fusion")) or "issa" in end else "speaker")
+        assert fact[1] == {"local": (0,), "contextual": (-1,)}.get(end.partition("-")[2], "all")
+        assert fact[2] == (16 if end.endswith("lstm") else 32) and fact[3] == end.endswith("fusion")
+
+
+@pytest.mark.parametrize("name", PEPINO)
+def test_pepino_is_trained_as_the_paper_says(name):
+    recipe = load_recipe(name)
+    training, head, iemocap = recipe.training, recipe.head, "iemocap" in name
+    assert (training.optimizer, training.lr, training.epsilon, training.clip_value) == ("adam", 1e-4, 1e-7, 1)
+    assert (training.epochs, training.patience, training.monitor) == (100, 4, "loss")
+    assert (training.balance, training.label_smoothing, training.weight_decay, training.crop) == ("none", 0, 0, 1)
+    assert (training.schedule, training.warmup, training.clip_norm) == ("constant", 0, 0)
+    assert (head.mix, head.pooling, head.activation, head.dropout) == ("absolute", "mean", "relu", 0.2)
+    assert (head.drop, head.drop_last, head.init, head.members) == ("elements", False, "glorot", 1)
+    assert recipe.seeds == (123, 1234, 2345, 3456, 4567)
+    assert recipe.features.max_frames == (400 if iemocap else 250)
+    assert recipe.encoder.limit == (15 if iemocap and recipe.encoder.name.startswith("wav2vec2") else None)
+    assert len(recipe.data.exclude) == len(set(recipe.data.exclude)) == (58 if iemocap else 0)
+    assert len(recipe.labels.classes) == (4 if iemocap else 8 if "issa" in name else 7)

@@ -229,3 +229,54 @@ def test_what_is_missing_is_named(overrides, message, go, tmp_path):
     with pytest.raises(InputError, match=message):
         go(tmp_path / "run", *overrides)
     assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+# Several encoders, and what a recipe may leave out
+
+
+STREAMS = "streams=[{name='spectrogram', stride=2, zero_tail=true, scalar=true, options={n_fft=512}}]"
+
+
+@pytest.mark.parametrize("normalise", ["global", "speaker"])
+@pytest.mark.parametrize("kind", ["frames", "pooled"])
+def test_two_encoders_feed_one_head(go, root, tmp_path, normalise, kind):
+    changes = [STREAMS, f"features.normalise={normalise}", f"head.kind={kind}", "features.max_frames=20", "seeds=[0]"]
+    table = pl.read_parquet(go(tmp_path / "run", *changes, "training.epochs=12"))
+    material = prepare_material(load_recipe(root / "small.toml", changes), *_data(root, changes))
+    assert material.shapes == ((2, 64), (1, 257)) and "+" in material.fingerprint
+    assert (material.features.streams[0].scaling is not None) == (normalise == "speaker" and kind == "frames")
+    test = table.filter(pl.col("part") == "test")
+    assert test.height == 24 and (test["truth"] == test["prediction"]).mean() > 0.5
+    (line,) = [line for line in _history(tmp_path / "run") if line["fold"] == "01" and "layer_weights" in line]
+    if kind == "frames":
+        assert len(line["layer_weights"][0]) == 2 and sum(line["layer_weights"][0]) == pytest.approx(1)
+        assert line["layer_weights"][1] == []
+
+
+def _data(root, changes):
+    return load_data(load_recipe(root / "small.toml", changes)), root / "cache"
+
+
+def _history(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_excluded_utterances_are_left_out_and_must_exist(root):
+    load = lambda ids: load_data(load_recipe(root / "small.toml", [f"data.exclude={json.dumps(ids)}"]))  # noqa: E731
+    everything = load([]).ids
+    assert load(everything[3:5]).ids == everything[:3] + everything[5:]
+    with pytest.raises(InputError, match="data.exclude names 'nobody', which the manifest lacks"):
+        load(["nobody"])
+
+
+def test_every_seed_may_draw_its_own_folds(go, tmp_path):
+    table = pl.read_parquet(
+        go(tmp_path / "run", "protocol={name='random-k-fold', k=3, seed='run'}", "training.epochs=1")
+    ).filter(pl.col("part") == "test")
+    folds = [
+        {name: frozenset(rows["id"]) for (name,), rows in table.filter(pl.col("seed") == seed).group_by("fold")}
+        for seed in (0, 1)
+    ]
+    assert all(sum(map(len, each.values())) == 24 for each in folds) and folds[0] != folds[1]
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len(facts["folds"]) == 3 and facts["stamp"] == "speakers shared: 4"
