@@ -51,6 +51,8 @@ class Encoder(nn.Module):
     """Raised when the code changes what an encoder returns: then cached features are computed again."""
     trim: float | None = None
     level: float | None = None
+    settings: str = ""
+    """Whatever else besides the weights changes what an encoder returns; part of the fingerprint."""
 
     @property
     def frame_rate(self) -> float:
@@ -99,6 +101,7 @@ class Encoder(nn.Module):
     def fingerprint(self) -> str:
         """Return a short hash of the name and every weight: it keys the feature cache."""
         digest = hashlib.blake2b(f"{self.name}|{self.revision}|{self.trim}|{self.level}".encode(), digest_size=8)
+        digest.update(self.settings.encode())
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
