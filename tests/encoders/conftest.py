@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-SIZES = dict(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
-    num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, num_buckets=20, max_bucket_distance=50,
-    codevector_dim=8, proj_codevector_dim=8, num_codevectors_per_group=4, vocab_size=6, classifier_proj_size=8,
-)  # fmt: skip
-GROUP_POST = dict(feat_extract_norm="group", do_stable_layer_norm=False)
-LAYER_PRE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "num_buckets": 20, "max_bucket_distance": 50,
+    "codevector_dim": 8, "proj_codevector_dim": 8, "num_codevectors_per_group": 4, "vocab_size": 6,
+    "classifier_proj_size": 8,
+}  # fmt: skip
+GROUP_POST = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+LAYER_PRE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 VARIANTS = {
     "wav2vec2 group post": ("Wav2Vec2", GROUP_POST),
     "wav2vec2 group pre": ("Wav2Vec2", {**GROUP_POST, "do_stable_layer_norm": True}),
@@ -21,7 +22,7 @@ VARIANTS = {
     "hubert group post": ("Hubert", GROUP_POST),
     "hubert layer pre": ("Hubert", LAYER_PRE),
     "hubert without projection norm": ("Hubert", {**GROUP_POST, "feat_proj_layer_norm": False}),
-    "data2vec": ("Data2VecAudio", dict(num_conv_pos_embeddings=5, conv_pos_kernel_size=7)),
+    "data2vec": ("Data2VecAudio", {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 7}),
     "wavlm group post": ("WavLM", GROUP_POST),
     "wavlm layer pre": ("WavLM", LAYER_PRE),
 }
