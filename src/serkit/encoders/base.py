@@ -50,8 +50,8 @@ class Encoder(nn.Module):
     max_samples: int | None = None
     revision: int = 1
     """Raised when the code changes what an encoder returns: then cached features are computed again."""
-    variant: str = ""
-    """Options that change what an encoder returns and that its weights do not show."""
+    settings: str = ""
+    """Options that change what an encoder returns and that its weights do not show; part of the fingerprint."""
     native_rate: bool = False
     """Whether recordings come at their own sampling rate; ``sampling_rate`` is then only nominal."""
     trim: float | None = None
@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         """Return a short hash of the name, the options and every weight: it keys the feature cache."""
         facts = [self.name, self.revision, self.trim, self.level]
         facts += [f"limit {self.limit}"] if self.limit is not None else []
-        facts += [f"variant {self.variant}"] if self.variant else []
+        facts += [f"settings {self.settings}"] if self.settings else []
         digest = hashlib.blake2b("|".join(map(str, facts)).encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())

@@ -71,7 +71,7 @@ class Spectrogram(Encoder):
     def __init__(self, form: Form, n_fft: int, window: int, hop: int, bands: int, native: bool) -> None:
         super().__init__()
         self.name, self.form, self.hop, self.native_rate = "spectrogram", form, hop, native
-        self.variant = f"{form}|{n_fft}|{window}|{hop}|{bands if form == 'mel' else None}|{native}"
+        self.settings = f"{form}|{n_fft}|{window}|{hop}|{bands if form == 'mel' else None}|{native}"
         self.dim = bands if form == "mel" else n_fft // 2 + 1
         self.min_samples = max(n_fft // 2 + 1, FRAME)
         self.power = PowerSpectrum(n_fft, window, hop)
