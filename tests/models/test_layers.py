@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from serkit.models.layers import (
     EPSILON,
     POOLINGS,
+    ElementDropout,
     LayerMix,
     Segments,
     Standardise,
@@ -180,3 +181,23 @@ def test_grouped_windows_are_those_around_every_group():
             inside = x[row, max(0, (number - radius) * group) : min(length, (number + radius + 1) * group)]
             close(mean[row, number], inside.mean(0), atol=1e-5)
             close(variance[row, number], inside.var(0, correction=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5])
+def test_elements_are_dropped_with_their_probability_and_the_mean_stays(p):
+    torch.manual_seed(0)
+    drop, x = ElementDropout(p), torch.ones(401, 251, requires_grad=True)
+    out = drop(x)
+    share = float((out == 0).float().mean())
+    assert share == pytest.approx(p, abs=5e-3) and set(out.detach().unique().tolist()) <= {
+        0.0,
+        float(torch.tensor(1 / (1 - p))),
+    }
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    if p:
+        assert not torch.equal(drop(x), out)
+        rows = (out == 0).float().detach()
+        assert abs(float(torch.corrcoef(torch.stack([rows[:, :-1].flatten(), rows[:, 1:].flatten()]))[0, 1])) < 0.02
+        assert float((out[:200] == out[200:400]).float().mean()) == pytest.approx(p * p + (1 - p) ** 2, abs=0.02)
+    assert torch.equal(drop.eval()(x), x)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import serkit
 from serkit.data.protocols import PROTOCOLS
-from serkit.encoders import list_encoders
+from serkit.encoders import list_encoders, list_presets
 from serkit.errors import InputError
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training.augment import Augmentation
@@ -56,7 +56,8 @@ def test_every_shipped_recipe_loads_and_fits_together(name, write):
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     assert recipe.protocol.name in PROTOCOLS
     assert set(recipe.protocol.options(0)) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
-    assert recipe.encoder.name in [entry.name for entry in list_encoders()]
+    known = {item.name for item in (*list_encoders(), *list_presets())}
+    assert {recipe.encoder.name, *(stream.name for stream in recipe.streams)} <= known
     assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
     Augmentation(recipe.augment.chain)
     create_head(recipe.head, [(4, 8)] * (1 + len(recipe.streams)), len(recipe.labels.classes))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from serkit.encoders.base import FrameFeatures
 from serkit.models.layers import (
     POOLINGS,
+    ElementDropout,
     LayerMix,
     Pooling,
     Segments,
@@ -188,7 +189,8 @@ class FrameHead(nn.Module):
         self.per_frame = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.lstm = CausalLSTM(sizes[-1], config.lstm) if config.lstm else None
         self.activation = ACTIVATIONS[config.activation]()
-        self.drop, self.drop_elements = nn.Dropout(config.dropout), config.drop == "elements"
+        self.drop_elements = ElementDropout(config.dropout) if config.drop == "elements" else None
+        self.drop = nn.Dropout(config.dropout)
         self.pool: Pooling = POOLINGS[config.pooling](config.lstm or sizes[-1])
         self.decide = mlp(self.pool.dim, config.hidden, classes, config)
         linear = config.model_copy(update={"mix": "concat", "hidden": (), "pooling": "mean+std", "lstm": 0})
@@ -211,7 +213,8 @@ class FrameHead(nn.Module):
         return scores if self.linear is None else scores + self.linear(batch)
 
     def _map(self, layer: nn.Module, x: Tensor, segments: Segments | Windows) -> Tensor:
-        return self.activation(layer(self.drop(x) if self.drop_elements else self._drop_channels(x, segments)))
+        dropped = self._drop_channels(x, segments) if self.drop_elements is None else self.drop_elements(x)
+        return self.activation(layer(dropped))
 
     def _drop_channels(self, x: Tensor, segments: Segments | Windows) -> Tensor:
         """Drop whole channels of an utterance: its frames are too alike for dropout frame by frame to regularise."""

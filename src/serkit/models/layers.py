@@ -195,6 +195,22 @@ class LayerMix(nn.Module):
         return self.k.abs() / self.k.abs().sum()
 
 
+class ElementDropout(nn.Dropout):
+    """Dropout of single elements; on a CPU a fifth of the time of PyTorch's, by drawing four elements at once.
+
+    The share dropped is ``p`` rounded to 1/65536.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        low = torch.iinfo(torch.int64).min
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(low, None)
+        quarters = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = quarters >= round(self.p * 65536) + torch.iinfo(torch.int16).min
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
+
+
 def divisor(sd: Tensor) -> Tensor:
     """Return standard deviations to divide by: one where a dimension does not vary."""
     return torch.where(sd > EPSILON, sd, 1.0)
