@@ -23,8 +23,8 @@ from serkit.evaluation.metrics import uar
 from serkit.export import Graph, export_graph, quantise
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import create_head
+from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import load_recipe
-from serkit.training.run import encoder_spec, load_data
 
 
 def recognise(folder: Path, rows: pl.DataFrame) -> list[str]:

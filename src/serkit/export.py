@@ -29,8 +29,9 @@ from serkit.evaluation.predictions import classes_of, judged_rows, probabilities
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
 from serkit.progress import Step, no_steps
+from serkit.training.material import encoder_spec, load_data, prepare_material
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import encoder_spec, fit_fold, load_data, prepare_material
+from serkit.training.run import fit_fold
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""

@@ -15,8 +15,9 @@ from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.progress import no_steps
 from serkit.training import run as run_module
+from serkit.training.material import load_data, prepare_material
 from serkit.training.recipe import load_recipe
-from serkit.training.run import load_data, predictions_table, prepare_material, train
+from serkit.training.run import predictions_table, train
 
 torch.set_num_threads(1)
 
@@ -280,3 +281,10 @@ def test_every_seed_may_draw_its_own_folds(go, tmp_path):
     assert all(sum(map(len, each.values())) == 24 for each in folds) and folds[0] != folds[1]
     facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert len(facts["folds"]) == 3 and facts["stamp"] == "speakers shared: 4"
+
+
+def test_two_processes_give_the_bits_of_one(root, tmp_path):
+    recipe = load_recipe(root / "small.toml", ["training.epochs=2"])
+    paths = [train(recipe, tmp_path / str(workers), root / "cache", workers=workers) for workers in (1, 2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert torch.get_num_threads() == 1
