@@ -27,8 +27,8 @@ from torch import Tensor
 from serkit.data.files import replace_atomically, write_json
 from serkit.errors import InputError
 from serkit.models.heads import Batch, Ensemble, HeadConfig, Shape, Stream, create_head
+from serkit.models.joblib_files import Record, read_joblib
 from serkit.models.layers import Segments
-from serkit.models.pickles import Record, read_joblib
 
 CLASSES = {
     4: ("angry", "happy", "neutral", "sad"),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serkit.errors import InputError
-from serkit.models.pickles import Record, read_joblib
+from serkit.models.joblib_files import Record, read_joblib
 
 joblib = pytest.importorskip("joblib")
 NAMES = {"dienen.core.model.Model", "kahnfigh.Config"}
@@ -180,6 +180,6 @@ def test_damaged_files_give_an_error_and_nothing_else(dump_model, tmp_path, data
 def test_missing_and_huge_files(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         read_joblib(tmp_path / "out")
-    monkeypatch.setattr("serkit.models.pickles.LARGEST", 10)
+    monkeypatch.setattr("serkit.models.joblib_files.LARGEST", 10)
     with pytest.raises(InputError, match="is larger"):
         read_joblib(dumped(tmp_path / "out", [1] * 20))
