@@ -256,6 +256,13 @@ def test_a_checkpoint_without_its_configuration_is_refused(published, tmp_path):
         create_encoder("wav2vec2", weights=str(tmp_path / "x.pt"))
 
 
+def test_a_damaged_configuration_is_named(published):
+    _, folder = published("wav2vec2 group post")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json: is not valid JSON"):
+        create_encoder("wav2vec2", weights=str(folder))
+
+
 def test_sources_that_hold_nothing_are_named(tmp_path):
     with pytest.raises(InputError, match="holds neither .safetensors nor pytorch_model.bin"):
         load_checkpoint(tmp_path)

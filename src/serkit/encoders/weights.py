@@ -102,9 +102,16 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    files = (folder / "config.json", folder / "preprocessor_config.json")
-    config, preprocessor = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-    return config, preprocessor
+    return _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{file}: is not valid JSON ({error}): fetch it again") from error
 
 
 def _load_shards(folder: Path) -> dict[str, Tensor]:
