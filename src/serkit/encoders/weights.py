@@ -57,9 +57,9 @@ def _load_file(path: Path) -> dict[str, Tensor]:
 
 def _load_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config_file, index_file = folder / "config.json", folder / "model.safetensors.index.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    config = _read_json(config_file)
     if index_file.is_file():
-        shards = sorted(set(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(_read_json(index_file)["weight_map"].values()))
         state = {key: tensor for shard in shards for key, tensor in _load_file(folder / shard).items()}
         return state, config
     files = [folder / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
@@ -120,7 +120,7 @@ def _load_shards(folder: Path) -> dict[str, Tensor]:
         return _load_folder(folder)[0]
     index = folder / "pytorch_model.bin.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(_read_json(index)["weight_map"].values()))
     else:
         names = ["pytorch_model.bin"]
     if not (folder / names[0]).is_file():
