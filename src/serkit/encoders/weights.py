@@ -119,10 +119,7 @@ def _load_shards(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors.index.json").is_file() or any(folder.glob("*.safetensors")):
         return _load_folder(folder)[0]
     index = folder / "pytorch_model.bin.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-    else:
-        names = ["pytorch_model.bin"]
+    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["pytorch_model.bin"]
     if not (folder / names[0]).is_file():
         raise InputError(f"{folder}: holds neither .safetensors nor {names[0]}")
     files = [folder / name for name in names]
