@@ -167,7 +167,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
     if scores is not None and scores.dtype != torch.bool:
         scores = scores.to(q.dtype)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=scores).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=scores).transpose(1, 2)
+    # Which memory layout attention leaves depends on its kernel, and an exported graph may get another one.
+    return mixed.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else mixed
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, sizes: list[int]) -> Tensor:

@@ -9,6 +9,7 @@ their packages, and the name of a function that would do harm is just a name: no
 from __future__ import annotations
 
 import pickletools
+import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator
@@ -49,11 +50,18 @@ def load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in sorted(names)]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
-        reason = " ".join(str(error).split())
-        reason = reason.split("WeightsUnpickler error: ")[-1].split(" Please ")[0][:200]
         raise InputError(
-            f"{path}: cannot be read safely as a PyTorch checkpoint ({reason}): convert it to safetensors"
+            f"{path}: cannot be read safely as a PyTorch checkpoint ({_reason(error)}): convert it to safetensors"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what PyTorch says in many, among them advice to read the file without care."""
+    text = " ".join(str(error).split())
+    if name := re.search(r"GLOBAL (\S+)", text):
+        return f"it names {name[1]}"
+    said = text.partition("WeightsUnpickler error: ")[2] or ("" if "weights_only" in text else text)
+    return said.partition(" Please ")[0].partition(" Check the doc")[0][:150] or "its pickle holds more than tensors"
 
 
 def list_names(path: Path) -> set[str]:
@@ -74,8 +82,8 @@ def _names(file: IO[bytes]) -> Iterator[str]:
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            if (module, name) in NAME_MAPPING:  # protocol 2 has the names of Python 2
-                module, name = NAME_MAPPING[module, name]
+            yield f"{module}.{name}"
+            module, name = NAME_MAPPING.get((module, name), (module, name))  # protocol 2 has the names of Python 2
             yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 

@@ -163,6 +163,8 @@ def unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
 def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES) -> Wav2Vec2Config:
     """Turn a checkpoint's ``config.json`` into ours; raises ``InputError`` for what this module does not compute."""
     config, kind = checkpoint.config, checkpoint.config.get("model_type")
+    if not config:
+        raise InputError(f"{checkpoint.source}: there is no config.json beside the weights: put the model's there")
     if kind not in model_types:
         family = next((name for name in ("wav2vec2", "wavlm") if kind == name or kind in MODEL_TYPES), "transformers")
         raise InputError(f"{checkpoint.source}: is a {kind} checkpoint: use the encoder {family!r}")
