@@ -215,6 +215,8 @@ class FastEncoder:
 
     def convolve(self, waveform: Tensor) -> Tensor:
         """Return the front end's output ``(T, C)``, computed in chunks whose samples overlap."""
+        if isinstance(self.first.norm, nn.GroupNorm):
+            waveform = waveform - waveform.mean()  # changes nothing, but a weak signal on a constant stays exact
         folded = self.first.fold(waveform)
         count = (len(waveform) - self.receptive) // self.hop + 1
         chunks = []
@@ -233,6 +235,26 @@ class FastEncoder:
         x = x + self.position(x)
         norm = cast(Transformer, self.encoder.encoder).layer_norm
         return x if norm is None or self.encoder.config.pre_norm else norm(x)
+
+
+def obstacle(encoder: Wav2Vec2Encoder, waveforms: Tensor) -> str | None:
+    """Return why :class:`FastEncoder` cannot stand in for ``encoder`` on ``waveforms (B, S)``, None when it can."""
+    if torch.compiler.is_compiling():
+        return "it is compiled or exported"
+    if torch.is_grad_enabled():
+        return "gradients are on"
+    if encoder.packed:
+        return "packed was asked for"
+    weight = encoder.feature_projection.projection.weight
+    if {waveforms.device.type, weight.device.type} != {"cpu"}:
+        return f"it runs on {waveforms.device.type}"
+    if {waveforms.dtype, weight.dtype} != {torch.float32} or torch.is_autocast_enabled("cpu"):
+        return "it runs in half precision"
+    plain = ("serkit.encoders.", "torch.nn.modules.")
+    for module in encoder.modules():
+        if module._forward_hooks or module._forward_pre_hooks or not type(module).__module__.startswith(plain):
+            return f"a {type(module).__name__} in it was hooked or replaced"
+    return None
 
 
 def weight_version(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
