@@ -87,8 +87,8 @@ def serve_reference(model: Path, pipe: Any) -> None:
         return [torch.stack([s[row, :n].mean(0) for s in states]).numpy() for row, n in enumerate(counts)]
 
     pipe.send(torch.get_num_threads())
-    while (task := pipe.recv()) is not None:
-        size, files = task
+    while True:
+        size, files = pipe.recv()
         pipe.send([pooled for start in range(0, len(files), size) for pooled in pool(files[start : start + size])])
 
 
@@ -100,7 +100,7 @@ def open_reference(model: Path) -> tuple[Callable[[int, list[str]], list[np.ndar
     process.start()
 
     def run(size: int, files: list[str]) -> list[np.ndarray]:
-        pipe.send((size, files))
+        pipe.send((size, files))  # the process ends with this one: it is a daemon
         return pipe.recv()
 
     threads = pipe.recv()

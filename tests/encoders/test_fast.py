@@ -181,6 +181,7 @@ def test_the_modules_run_where_it_cannot():
 @every_variant
 def test_int8_points_the_same_way(variant):
     exact, rough, clip = make(variant, ffn=128), make(variant, "int8", ffn=128), noise(16_000, 2)
+    clip[3000:11_000] *= 1e-3  # a pause: its frames are small until a normalisation brings them back
     expected, layers = encode(exact, clip), encode(rough, clip)
     cosine = nn.functional.cosine_similarity(layers.mean(1), expected.mean(1), dim=-1)
     assert cosine.min() > 0.999
@@ -219,17 +220,19 @@ def test_precision_is_an_option_of_create(reference_model, tmp_path):
 
 
 @pytest.mark.parametrize("levels", [254, 126])
-def test_rounding_to_8_bits_is_within_half_a_step(levels, monkeypatch):
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (2, 2)])
+def test_rounding_to_8_bits_is_within_half_a_step(levels, kernel, stride, monkeypatch):
     monkeypatch.setattr(gemm, "int8_levels", lambda: levels)
     rng = np.random.default_rng(0)
     for low, high in ((-1, 1), (0, 5), (-3, 0), (-1e-3, 400), (2, 3), (-7, -6), (0, 0)):
-        for _ in range(20):
-            x = torch.tensor(rng.uniform(low, high, (7, 5)), dtype=torch.float32)
-            rounded = quantise(x)
-            assert rounded.values.dtype == torch.uint8 and rounded.values.max() <= levels + 1
-            back = (rounded.values.float() - rounded.zero) * rounded.scale
-            assert (back - x).abs().max() <= rounded.scale * 0.5001
-            assert rounded.scale <= (max(high, 0) - min(low, 0)) / levels + (low == high)
+        x = torch.tensor(rng.uniform(low, high, (101, 5)) * 10.0 ** rng.integers(-6, 3, (101, 1)), dtype=torch.float32)
+        rows, rounded = gemm.unfold_rows(x, kernel, stride), quantise(x, kernel, stride)
+        assert rounded.values.dtype == torch.uint8 and rounded.values.max() <= levels + 1
+        assert rounded.values.shape == rows.shape
+        back = (rounded.values.float() - rounded.zero) * rounded.scale
+        assert ((back - rows).abs() <= rounded.scale * 0.5001).all()  # in each row of its own size
+        spread = rows.amax(1).clamp(min=0) - rows.amin(1).clamp(max=0)
+        assert (rounded.scale[:, 0] <= spread / levels * 1.001 + 1e-29).all()
 
 
 @pytest.mark.parametrize("make_linear", [PlainLinear, PackedLinear, Int8Linear])

@@ -215,6 +215,7 @@ class FastEncoder:
 
     def convolve(self, waveform: Tensor) -> Tensor:
         """Return the front end's output ``(T, C)``, computed in chunks whose samples overlap."""
+        waveform = waveform.contiguous()
         if isinstance(self.first.norm, nn.GroupNorm):
             waveform = waveform - waveform.mean()  # changes nothing, but a weak signal on a constant stays exact
         folded = self.first.fold(waveform)
