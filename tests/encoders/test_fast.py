@@ -14,7 +14,7 @@ from torch import nn
 from serkit.encoders import create_encoder, gemm
 from serkit.encoders.blocks import ConvLayer, PositionLayer, Wav2Vec2Config
 from serkit.encoders.fast import CHUNK_FRAMES, FastConv, FastEncoder, FastPosition, FirstConv, obstacle
-from serkit.encoders.gemm import Int8Linear, PackedLinear, PlainLinear, quantise
+from serkit.encoders.gemm import LEVELS, Int8Linear, PackedLinear, PlainLinear, quantise
 from serkit.encoders.wav2vec2 import TINY, Wav2Vec2Encoder
 from serkit.encoders.wavlm import WavLMEncoder
 from serkit.errors import InputError
@@ -189,12 +189,8 @@ def test_int8_points_the_same_way(variant):
     torch.testing.assert_close(layers, encode(rough, clip), atol=0, rtol=0)
 
 
-def test_int8_is_a_fingerprint_of_its_own(monkeypatch):
-    prints = {make().fingerprint()}
-    for vnni in (True, False):  # the processor decides how finely activations are rounded
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
-        prints.add(make(precision="int8").fingerprint())
-    assert len(prints) == 3
+def test_int8_is_a_fingerprint_of_its_own():
+    assert make().fingerprint() != make(precision="int8").fingerprint()
 
 
 def test_int8_is_refused_where_it_cannot_be():
@@ -219,20 +215,18 @@ def test_precision_is_an_option_of_create(reference_model, tmp_path):
 # Parts
 
 
-@pytest.mark.parametrize("levels", [254, 126])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (2, 2)])
-def test_rounding_to_8_bits_is_within_half_a_step(levels, kernel, stride, monkeypatch):
-    monkeypatch.setattr(gemm, "int8_levels", lambda: levels)
+def test_rounding_to_8_bits_is_within_half_a_step(kernel, stride):
     rng = np.random.default_rng(0)
     for low, high in ((-1, 1), (0, 5), (-3, 0), (-1e-3, 400), (2, 3), (-7, -6), (0, 0)):
         x = torch.tensor(rng.uniform(low, high, (101, 5)) * 10.0 ** rng.integers(-6, 3, (101, 1)), dtype=torch.float32)
         rows, rounded = gemm.unfold_rows(x, kernel, stride), quantise(x, kernel, stride)
-        assert rounded.values.dtype == torch.uint8 and rounded.values.max() <= levels + 1
+        assert rounded.values.dtype == torch.uint8 and rounded.values.max() <= LEVELS + 1
         assert rounded.values.shape == rows.shape
         back = (rounded.values.float() - rounded.zero) * rounded.scale
         assert ((back - rows).abs() <= rounded.scale * 0.5001).all()  # in each row of its own size
         spread = rows.amax(1).clamp(min=0) - rows.amin(1).clamp(max=0)
-        assert (rounded.scale[:, 0] <= spread / levels * 1.001 + 1e-29).all()
+        assert (rounded.scale[:, 0] <= spread / LEVELS * 1.001 + 1e-29).all()
 
 
 @pytest.mark.parametrize("make_linear", [PlainLinear, PackedLinear, Int8Linear])

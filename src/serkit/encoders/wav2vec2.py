@@ -17,7 +17,7 @@ from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.blocks import Attention, FrontEnd, PositionStack, Projection, Transformer, Wav2Vec2Config
 from serkit.encoders.fast import FastEncoder, obstacle
 from serkit.encoders.front import frame_mask
-from serkit.encoders.gemm import check_precision, int8_levels
+from serkit.encoders.gemm import check_precision
 from serkit.encoders.weights import Checkpoint, encoder_state, load_checkpoint
 from serkit.errors import InputError
 
@@ -60,7 +60,7 @@ class Wav2Vec2Encoder(Encoder):
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             self.min_samples += (kernel - 1) * self.hop
             self.hop *= stride
-        self.settings = f"{config}|{self.kept}" + (f"|int8 {int8_levels()}" if precision == "int8" else "")
+        self.settings = f"{config}|{self.kept}" + ("|int8" if precision == "int8" else "")
         self.feature_extractor = FrontEnd(config)
         self.feature_projection = Projection(config)
         depth = max(layer for layer in (*self.kept, 0) if layer != "input")
