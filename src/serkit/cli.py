@@ -155,9 +155,10 @@ def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> N
     """List encoders, corpora, protocols, recipes or models."""
     rows: list[tuple[str, str]]
     if kind is Kind.encoders:
-        from serkit.encoders import list_encoders
+        from serkit.encoders import list_encoders, list_presets
 
         rows = [(entry.name, entry.summary) for entry in list_encoders()]
+        rows += [(preset.name, preset.summary) for preset in list_presets()]
     elif kind is Kind.corpora:
         from serkit.data.corpora import list_corpora
 

@@ -7,7 +7,7 @@ import torch
 
 SIZES = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": (16,) * 7,
-    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "num_buckets": 20, "max_bucket_distance": 50,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "num_buckets": 20, "max_bucket_distance": 20,
     "codevector_dim": 8, "proj_codevector_dim": 8, "num_codevectors_per_group": 4, "vocab_size": 6,
     "classifier_proj_size": 8,
 }  # fmt: skip

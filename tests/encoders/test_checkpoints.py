@@ -76,7 +76,7 @@ def to_fairseq(model, variant):
 
 def settings(variant, **more):
     sizes = {"layer_norm_first": "pre" in variant, "encoder_attention_heads": 4, "conv_feature_layers": CONVOLUTIONS}
-    wavlm = {"num_buckets": 20, "max_distance": 50} if variant.startswith("wavlm") else {}
+    wavlm = {"num_buckets": 20, "max_distance": 20} if variant.startswith("wavlm") else {}
     return {"encoder_layers": 3, "activation_fn": "gelu", **sizes, **wavlm, **more}
 
 
@@ -155,6 +155,17 @@ def test_every_format_gives_the_same_encoder(variant, published, tmp_path):
     for name, source in sources.items():
         found = layers(create_encoder(family(variant), weights=str(source)))
         assert (found - expected).abs().max() < 1e-6, name
+
+
+def test_half_precision_checkpoints_become_float32(published):
+    _, folder = published("wavlm group post")
+    exact = layers(create_encoder("wavlm", weights=str(folder)))
+    halved = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(halved, folder / "model.safetensors")
+    encoder = create_encoder("wavlm", weights=str(folder))
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    assert all(weight.requires_grad for weight in encoder.parameters())
+    assert 0 < (layers(encoder) - exact).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
@@ -254,6 +265,13 @@ def test_a_checkpoint_without_its_configuration_is_refused(published, tmp_path):
     torch.save({"args": content["args"], "model": {"w": torch.zeros(1)}}, tmp_path / "x.pt")
     with pytest.raises(InputError, match="x.pt: is not a checkpoint of the wav2vec 2.0 family"):
         create_encoder("wav2vec2", weights=str(tmp_path / "x.pt"))
+
+
+def test_a_damaged_configuration_is_named(published):
+    _, folder = published("wav2vec2 group post")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json: is not valid JSON"):
+        create_encoder("wav2vec2", weights=str(folder))
 
 
 def test_sources_that_hold_nothing_are_named(tmp_path):

@@ -251,7 +251,7 @@ def features_of(clip, mels, samples):
     return extractor(clip.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
 
 
-def whisper_on_random_weights(tmp_path):
+def whisper_on_random_weights(tmp_path, reference_model, reference_layers):
     make_config, whisper = transformers_whisper()
     config = make_config(
         vocab_size=60, num_mel_bins=20, d_model=128, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96,
@@ -271,12 +271,33 @@ def whisper_on_random_weights(tmp_path):
         yield f"{kind}, first block", states[:2], alone(cut, clip).layers
 
 
-REFERENCES = {"whisper": whisper_on_random_weights}
+def of_a_folder(name, *variants):
+    """Models that ``transformers`` wrote to a folder; ``test_wav2vec2.py`` goes through every build and layer."""
+
+    def cases(tmp_path, reference_model, reference_layers):
+        clip = speech(9000, 5, noise=1e-3)
+        for variant in variants:
+            model = reference_model(variant)
+            model.save_pretrained(tmp_path / variant)
+            projected, states, last = reference_layers(model, clip[None])
+            encoder = create_encoder(name, weights=str(tmp_path / variant), normalise=False)
+            first = states[0] if name == "transformers" else projected
+            yield variant, [first, *states[1:-1], last], alone(encoder, clip).layers
+
+    return cases
+
+
+REFERENCES = {
+    "whisper": whisper_on_random_weights,
+    "wav2vec2": of_a_folder("wav2vec2", "wav2vec2 group post", "hubert layer pre", "data2vec"),
+    "wavlm": of_a_folder("wavlm", "wavlm group post", "wavlm layer pre"),
+    "transformers": of_a_folder("transformers", "hubert group post", "wav2vec2 layer pre", "wavlm layer pre"),
+}
 
 
 @every_encoder
-def test_hidden_states_equal_the_reference_on_random_weights(name, tmp_path):
-    for case, expected, layers in REFERENCES[name](tmp_path):
+def test_hidden_states_equal_the_reference_on_random_weights(name, tmp_path, reference_model, reference_layers):
+    for case, expected, layers in REFERENCES[name](tmp_path, reference_model, reference_layers):
         assert layers.shape[1] == len(expected), case
         for number, state in enumerate(expected):
             difference = (layers[:, number] - state).abs().max()

@@ -71,8 +71,9 @@ def channel_norm(x: Tensor, norm: nn.GroupNorm, lengths: Tensor | None) -> Tenso
     mask, count = frame_mask(lengths, x.shape[2])[:, None, :], lengths[:, None, None]
     wide = x.float()  # sums over thousands of frames
     centred = wide - (wide * mask).sum(2, keepdim=True) / count
-    scale = ((centred * mask).square().sum(2, keepdim=True) / count + norm.eps).rsqrt()
-    return torch.addcmul(norm.bias[:, None], centred * scale, norm.weight[:, None]).to(x.dtype)
+    variance = (centred * mask).square().sum(2, keepdim=True) / count
+    scale = (variance + norm.eps).rsqrt() * norm.weight[:, None]
+    return torch.addcmul(norm.bias[:, None], centred, scale).to(x.dtype)
 
 
 class FrontEnd(nn.Module):

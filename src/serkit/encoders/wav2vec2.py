@@ -127,7 +127,6 @@ class Wav2Vec2Encoder(Encoder):
         """Return the input ``(B, T, D)`` of the first block: layer 0 ``x`` plus its positional convolution."""
         assert self.encoder is not None
         embed, mask = self.encoder.pos_conv_embed, None if mask is None else mask[:, :, None]
-        x = x if mask is None else x * mask
         positions = x
         for layer in embed.layers if isinstance(embed, PositionStack) else [embed]:
             positions = layer((positions if mask is None else positions * mask).transpose(1, 2)).transpose(1, 2)

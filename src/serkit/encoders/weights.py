@@ -57,9 +57,9 @@ def _load_file(path: Path) -> dict[str, Tensor]:
 
 def _load_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config_file, index_file = folder / "config.json", folder / "model.safetensors.index.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    config = _read_json(config_file)
     if index_file.is_file():
-        shards = sorted(set(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(_read_json(index_file)["weight_map"].values()))
         state = {key: tensor for shard in shards for key, tensor in _load_file(folder / shard).items()}
         return state, config
     files = [folder / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
@@ -102,9 +102,16 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    files = (folder / "config.json", folder / "preprocessor_config.json")
-    config, preprocessor = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-    return config, preprocessor
+    return _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{file}: is not valid JSON ({error}): fetch it again") from error
 
 
 def _load_shards(folder: Path) -> dict[str, Tensor]:
@@ -112,10 +119,7 @@ def _load_shards(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors.index.json").is_file() or any(folder.glob("*.safetensors")):
         return _load_folder(folder)[0]
     index = folder / "pytorch_model.bin.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["pytorch_model.bin"]
+    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["pytorch_model.bin"]
     if not (folder / names[0]).is_file():
         raise InputError(f"{folder}: holds neither .safetensors nor {names[0]}")
     files = [folder / name for name in names]
