@@ -88,7 +88,10 @@ def serve_reference(model: Path, pipe: Any) -> None:
 
     pipe.send(torch.get_num_threads())
     while True:
-        size, files = pipe.recv()
+        try:
+            size, files = pipe.recv()
+        except EOFError:  # the benchmark is over
+            return
         pipe.send([pooled for start in range(0, len(files), size) for pooled in pool(files[start : start + size])])
 
 
@@ -100,7 +103,7 @@ def open_reference(model: Path) -> tuple[Callable[[int, list[str]], list[np.ndar
     process.start()
 
     def run(size: int, files: list[str]) -> list[np.ndarray]:
-        pipe.send((size, files))  # the process ends with this one: it is a daemon
+        pipe.send((size, files))
         return pipe.recv()
 
     threads = pipe.recv()

@@ -18,7 +18,9 @@ from serkit.errors import InputError
 PRECISIONS = ("fp32", "int8")
 LEVELS = 126
 """Steps that activations are rounded to: processors without VNNI add two 8-bit products in 16 bits, which overflow when
-both factors use all of their bits. Twice as many change the hidden states no less: the weights have 8 bits too."""
+both factors use all of their bits. 254 steps gain next to nothing (cosine 0.99983 against 0.99980, random weights,
+real speech), because the weights are rounded as well.
+"""
 ROUNDING = 1.5 * 2.0**23
 """A float32 this large has no fraction bits: adding it rounds, and leaves the integer in the lowest bits."""
 
