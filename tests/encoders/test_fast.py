@@ -171,8 +171,10 @@ def test_the_modules_run_where_it_cannot():
         hook.remove()
         torch.nn.utils.parametrizations.weight_norm(encoder.encoder.pos_conv_embed.conv)
         assert "ParametrizedConv1d" in obstacle(encoder, clip)
-    features = make()(clip, torch.tensor([5000]))
-    assert features.layers.requires_grad
+    encoder = make()
+    encode(encoder, clip[0])
+    features = encoder(clip, torch.tensor([5000]))
+    assert features.layers.requires_grad and encoder.prepared is None  # and gives its memory back
 
 
 # int8

@@ -66,15 +66,16 @@ class FastConv:
     def __init__(self, layer: ConvLayer, stride: int, precision: str) -> None:
         self.norm, self.bias = layer.layer_norm, layer.conv.bias
         self.kernel, self.stride = layer.conv.kernel_size[0], stride
-        self.weight = layer.conv.weight.permute(0, 2, 1).flatten(1).contiguous()  # (C', kernel * C)
+        weight = layer.conv.weight.permute(0, 2, 1).flatten(1)  # (C', kernel * C)
         self.pairs = precision == "fp32" and (self.kernel, stride) == (3, 2)
         if self.pairs:
+            self.weight = weight  # for the last one of an odd number of frames
             first, middle, last = layer.conv.weight.unbind(2)
             self.shared = pack(first + last, self.bias, precision)
             self.even = pack(torch.cat([first, middle], 1), None, precision)
             self.odd = pack(torch.cat([last, middle], 1), None, precision)
         else:
-            self.linear = pack(self.weight, self.bias, precision)
+            self.linear = pack(weight, self.bias, precision)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.pairs:
@@ -166,6 +167,7 @@ class FastEncoder:
 
     def __init__(self, encoder: Wav2Vec2Encoder, precision: str) -> None:
         self.version = weight_version(encoder)
+        self.weights = list(encoder.parameters())  # held, so that no new weight can lie where one of them lay
         config = encoder.config
         self.hop, self.receptive, self.kept = encoder.hop, encoder.min_samples, encoder.kept
         convs = [cast(ConvLayer, layer) for layer in encoder.feature_extractor.conv_layers]
@@ -258,7 +260,7 @@ def obstacle(encoder: Wav2Vec2Encoder, waveforms: Tensor) -> str | None:
     return None
 
 
-def weight_version(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return where each weight lies and how often it was written to in place: equal as long as none changes."""
+def weight_version(encoder: nn.Module) -> list[tuple[int, int, int]]:
+    """Return which weight it is, where it lies and how often it was written to: equal as long as none changes."""
     weights = encoder.parameters()
-    return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
+    return [(id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]

@@ -75,6 +75,8 @@ class Wav2Vec2Encoder(Encoder):
         reason = obstacle(self, waveforms)
         if reason is None:
             return self.encode_each(waveforms, lengths)
+        if not torch.compiler.is_compiling():
+            self.prepared = None  # training goes on: its next weights will be others
         if self.precision == "int8":
             raise InputError(f'{self.name}: precision="int8" is inference on a CPU, and here {reason}: use "fp32"')
         if self.packed and not torch.compiler.is_compiling():
