@@ -325,12 +325,9 @@ def test_prepare_writes_nothing_when_a_recording_is_damaged(serkit, corpus, tmp_
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
 def test_extract_writes_one_file_per_utterance(serkit, corpus, weights, tmp_path, monkeypatch, granularity):
-    import serkit.encoders.weights as home
-
-    monkeypatch.setattr(home, "PACKAGED", tmp_path)
-    shutil.copy(weights, tmp_path / "whisper-base-3blocks.safetensors")
     serkit("prepare", "emodb", corpus, "-o", tmp_path / "m.parquet")
-    arguments = ["extract", tmp_path / "m.parquet", "-o", tmp_path / "out", "--cache", tmp_path / "cache"]
+    arguments = ["extract", tmp_path / "m.parquet", f"weights={weights}", "-o", tmp_path / "out"]
+    arguments += ["--cache", tmp_path / "cache"]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     first = serkit(*arguments, "--granularity", granularity)
     assert first.code == 0, first.err
@@ -355,6 +352,8 @@ def test_extract_writes_one_file_per_utterance(serkit, corpus, weights, tmp_path
         (["check", "{tmp}/good.csv", "--protocol", "loso"], "no protocol named 'loso'"),
         (["check", "{tmp}/good.csv", "--protocol", "emobox/ravdess"], "is for ravdess"),
         (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--granularity", "word"], "utterance or frame, not 'word'"),
+        (["extract", "{tmp}/good.csv", "blocs=2", "-o", "{tmp}/o"], "encoder whisper: "),
+        (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--device", "cuda"], "PyTorch finds no such device here"),
         (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--encoder", "wisper"], "did you mean 'whisper'?"),
         (["extract", "{tmp}/lost.csv", "-o", "{tmp}/o"], "lost.wav: cannot be read"),
         (["train", "emodb/lose"], "no recipe named 'emodb/lose': did you mean 'emodb/loso'?"),

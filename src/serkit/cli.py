@@ -240,6 +240,7 @@ def check(
 def extract(
     manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
+    options: Annotated[list[str] | None, typer.Argument(help="the encoder's own, such as weights=DIR")] = None,
     encoder: Annotated[str, typer.Option(help="see: serkit list encoders")] = "whisper",
     granularity: Annotated[
         str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")
@@ -247,18 +248,21 @@ def extract(
     level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
     trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
 ) -> None:
     """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
     from serkit.data.manifest import Manifest
     from serkit.encoders.extract import EncoderSpec, extract, list_jobs, write_features
+    from serkit.training.recipe import parse_options
 
     if granularity not in ("utterance", "frame"):
         raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
     jobs = list_jobs(Manifest.read(manifest))
-    spec = EncoderSpec(encoder, {"level": level, "trim": trim})
+    spec = EncoderSpec(encoder, {**parse_options(options or []), "level": level, "trim": trim})
     frames = granularity == "frame"
     with show_steps() as step:
-        features = extract(jobs, spec, cache or _cache_folder(), frames, progress=partial(step, "encoding"))
+        told = partial(step, "encoding")
+        features = extract(jobs, spec, cache or _cache_folder(), frames, progress=told, device=device)
     write_features(jobs, features, output, frames)
     typer.echo(f"{output}: {len(jobs)} files, encoder fingerprint {features.folder.name}")
 
@@ -269,7 +273,8 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as data.root=DIR")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/NAME when left out")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="encoding processes; one per core when left out")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
+    device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
 ) -> None:
     """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption."""
     from serkit.training.recipe import load_recipe
@@ -278,7 +283,7 @@ def train(
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
     with show_steps() as step:
-        train(loaded, folder, cache or _cache_folder(), step, workers)
+        train(loaded, folder, cache or _cache_folder(), step, workers, device)
     _evaluate(folder)
 
 
@@ -355,7 +360,8 @@ def reproduce(
     skip: Annotated[list[str] | None, typer.Option(help="pattern of recipes to leave out")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="runs; runs/SYSTEM when left out")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="encoding processes; one per core when left out")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
+    device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
 ) -> None:
     """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
     from serkit.evaluation.pepino_page import format_comparison, write_comparison
@@ -367,7 +373,8 @@ def reproduce(
     experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
     failed = 0
     with show_steps() as step:
-        for number, (experiment, error) in enumerate(run_all(experiments, cache or _cache_folder(), step, workers), 1):
+        results = run_all(experiments, cache or _cache_folder(), step, workers, device)
+        for number, (experiment, error) in enumerate(results, 1):
             if error is None and not (experiment.folder / "report.html").exists():
                 write_report(experiment.folder)
             failed += error is not None

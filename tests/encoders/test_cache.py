@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from serkit.data.manifest import Manifest
+from serkit.encoders import batches
 from serkit.encoders import cache as cache_module
 from serkit.encoders.cache import FeatureCache, feature_key
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs, write_features
@@ -307,6 +308,45 @@ def test_the_number_of_workers_changes_nothing(tmp_path, write_wav, spec):
     for job in jobs:
         assert np.array_equal(one.pooled(job.key), two.pooled(job.key))
         assert np.array_equal(one.frames(job.key), two.frames(job.key))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 100.0])
+def test_batches_give_what_single_utterances_give(seconds, tmp_path, write_wav, spec, encoded, monkeypatch):
+    monkeypatch.setattr(batches, "BLOCK", 4)
+    jobs, done = list_jobs(manifest_of(tmp_path, write_wav, 9)), []
+    one = extract(jobs, spec, tmp_path / "one", frames=True, workers=1)
+    calls = len(encoded)
+    many = extract(jobs, spec, tmp_path / "many", True, progress=lambda *now: done.append(now), batch_seconds=seconds)
+    assert done == [(number, 9) for number in range(1, 10)] and len(encoded) == calls + 9
+    for job in jobs:
+        np.testing.assert_allclose(many.pooled(job.key), one.pooled(job.key), atol=1e-5)
+        np.testing.assert_allclose(many.frames(job.key), one.frames(job.key), atol=5e-3)
+    assert many.folder.name == one.folder.name
+
+
+def test_batches_name_a_corrupt_recording_too(tmp_path, write_wav, spec):
+    manifest = manifest_of(tmp_path, write_wav, 4)
+    (tmp_path / "1.wav").write_bytes(b"RIFF nothing")
+    write_wav(tmp_path / "2.wav", seconds=0.01)
+    jobs = list_jobs(manifest)
+    with pytest.raises(InputError, match=r"utterance u[12]: .*\(and 1 more\): remove it from the manifest"):
+        extract(jobs, spec, tmp_path / "cache", frames=False, batch_seconds=5)
+    encoder = spec.create()
+    cache = FeatureCache(tmp_path / "cache", encoder.fingerprint(), encoder.num_layers, encoder.dim)
+    assert [cache.has(job.key) for job in jobs] == [True, False, False, True]
+
+
+def test_batches_stay_within_their_size():
+    sizes = [5, 90, 40, 41, 7, 300, 38]
+    planned = list(batches.plan_batches(sizes, 130))
+    assert planned == [[5], [1], [3, 2, 6], [4, 0]]
+    assert list(batches.plan_batches([], 130)) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_a_missing_device_is_refused(tmp_path, spec):
+    with pytest.raises(InputError, match='device="cuda": PyTorch finds no such device here'):
+        extract([], spec, tmp_path, frames=False, device="cuda")
 
 
 def test_a_corrupt_recording_is_named_after_the_others_are_done(tmp_path, write_wav, spec):

@@ -300,7 +300,7 @@ def whisper_on_random_weights(tmp_path, reference_model, reference_layers):
         yield f"{kind}, first block", states[:2], alone(cut, clip).layers
 
 
-def spectrograms_of_torch(tmp_path):
+def spectrograms_of_torch(tmp_path, *_):
     clip = speech(20_000, 5, noise=1e-3)
     for n_fft, window, hop in ((512, 400, 320), (256, 256, 100), (127, 60, 40)):
         frames = torch.stft(

@@ -133,7 +133,8 @@ def test_nothing_above_the_highest_layer_is_computed(variant, layers, blocks, lo
         module.register_forward_hook(lambda *_, name=name: calls.append(name))
     clip = noise(5000)
     expected = alone(whole, clip)[[ALL.index(layer) for layer in layers]]
-    torch.testing.assert_close(alone(encoder, clip), expected, atol=0, rtol=0)
+    # The hooks make the modules run, so that the two are equal to rounding.
+    torch.testing.assert_close(alone(encoder, clip), expected, atol=1e-5, rtol=0)
     run = [name for name in calls if name.count(".") == 2 and name.startswith("encoder.layers.")]
     assert run == [f"encoder.layers.{number}" for number in range(blocks or 0)]
     assert any("pos_conv" in name for name in calls) == (blocks is not None)

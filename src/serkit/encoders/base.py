@@ -76,8 +76,7 @@ class Encoder(nn.Module):
 
         Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
         """
-        if self.limit is not None:
-            lengths = lengths.clamp(max=round(self.limit * self.sampling_rate))
+        lengths = self.limited(lengths)
         if not torch.compiler.is_compiling():
             self.check_lengths(lengths)
         start = None
@@ -89,6 +88,10 @@ class Encoder(nn.Module):
             waveforms = waveforms * level_gain(waveforms, lengths, self.level)
         features = self.encode(waveforms, lengths)
         return features if start is None else replace(features, start=start // self.hop)
+
+    def limited(self, lengths: Tensor) -> Tensor:
+        """Return how many of ``lengths (B,)`` samples are encoded: all, or the first ``limit`` seconds."""
+        return lengths if self.limit is None else lengths.clamp(max=round(self.limit * self.sampling_rate))
 
     def check_lengths(self, lengths: Tensor) -> None:
         """Raise ``ValueError`` unless every length fits the encoder."""

@@ -94,8 +94,7 @@ class FeatureCache:
             raise ValueError(f"expected frames of shape ({self.shape[0]}, T, {self.shape[1]}), got {frames.shape}")
         if self._writer is None:
             self._writer = _Writer(self.folder)
-        # float64 sums: the statistics must not depend on how long the clip is
-        pooled = np.stack([frames.mean(1, dtype=np.float64), frames.std(1, dtype=np.float64)]).astype(np.float32)
+        pooled = np.stack([_statistics(layer) for layer in frames], 1)
         self.records[key] = self._writer.write(
             key, pooled, frames.astype(np.float16) if keep_frames else None, frames.shape[1]
         )
@@ -141,6 +140,14 @@ class FeatureCache:
                 f"{self.folder / record.shard}{suffix}: is damaged (at {key}): delete {record.shard}.* to recompute"
             )
         self._verified.add(place)
+
+
+def _statistics(layer: np.ndarray) -> np.ndarray:
+    """Return mean and standard deviation ``(2, D)`` of ``layer (T, D)``; one layer fits the processor's cache."""
+    wide = layer.astype(np.float64)  # the statistics must not depend on how long the clip is
+    mean = wide.mean(0)
+    wide -= mean
+    return np.stack([mean, np.sqrt(np.einsum("td,td->d", wide, wide) / len(wide))]).astype(np.float32)
 
 
 class _Writer:

@@ -1,6 +1,7 @@
 """Encode the utterances of a manifest into the feature cache: one single-threaded worker per core, longest first.
 
-On a CPU neither batching nor more threads per process help an encoder, and padding costs; see ``docs/log.md``.
+On a CPU neither batching nor more threads per process help an encoder, and padding costs; see
+``docs/encoders-speed.md``. Elsewhere one process encodes batches of similar length; see :mod:`serkit.encoders.batches`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
 from serkit.encoders import create_encoder
 from serkit.encoders.base import Encoder
+from serkit.encoders.batches import encode_batches
 from serkit.encoders.cache import FeatureCache, feature_key
 from serkit.errors import AudioError, InputError
 
@@ -75,30 +78,41 @@ def extract(
     augment: Augment | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    device: str = "cpu",
+    batch_seconds: float | None = None,
 ) -> FeatureCache:
     """Encode what is not cached yet and return the cache; interrupted work goes on where it stopped.
 
-    ``frames`` keeps the hidden states themselves, otherwise only their statistics are stored. Raises ``InputError``
-    naming the utterance that cannot be encoded, after the others are done.
+    ``frames`` keeps the hidden states themselves, otherwise only their statistics are stored. On another ``device``
+    than the CPU, or when ``batch_seconds`` is given, one process encodes padded batches of at most that many seconds
+    (None: 200); away from the CPU in bfloat16, which has features of its own in the cache. Raises ``InputError`` naming
+    the utterance that cannot be encoded, after the others are done.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f'device="{device}": PyTorch finds no such device here: use "cpu"')
     encoder = spec.create()
     if encoder.native_rate and any(job.seed is not None for job in jobs):
         raise InputError(f"encoder {spec.name}: augmentation works at 16 kHz: set augment.copies=0 or a fixed rate")
-    cache = FeatureCache(cache_folder, encoder.fingerprint(), encoder.num_layers, encoder.dim)
+    fingerprint = encoder.fingerprint() + ("" if device == "cpu" else "-bf16")
+    cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}
     queue = sorted(todo.values(), key=lambda job: -job.size)
     workers = min(workers or count_cores(), max(1, len(queue) // 8))
-    failed: list[str] = []
-    if workers == 1:
-        results: Iterable[str | None] = (_encode_job(job, encoder, cache, frames, augment) for job in queue)
-        for done, error in enumerate(results, 1):
-            failed += [error] if error else []
-            progress(done, len(queue))
+    results: Iterable[str | None]
+    if device != "cpu" or batch_seconds is not None:
+        loaded = partial(_load, augment=augment, native=encoder.native_rate)
+        keep = partial(_keep, cache=cache, frames=frames)
+        results = encode_batches(queue, encoder.to(device), loaded, keep, batch_seconds or 200.0)
+    elif workers == 1:
+        results = (_encode_job(job, encoder, cache, frames, augment) for job in queue)
     else:
-        for done, error in enumerate(_in_processes(queue, spec, cache_folder, frames, augment, workers), 1):
-            failed += [error] if error else []
-            progress(done, len(queue))
-        cache.refresh()
+        del encoder  # each process loads its own
+        results = _in_processes(queue, spec, cache, frames, augment, workers)
+    failed: list[str] = []
+    for done, error in enumerate(results, 1):
+        failed += [error] if error else []
+        progress(done, len(queue))
+    cache.refresh()
     if failed:
         more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         raise InputError(f"{failed[0]}{more}: remove it from the manifest or repair it")
@@ -122,27 +136,35 @@ def _read_bytes(name: str) -> bytes:
         raise AudioError(f"{name}: cannot be read: {error.strerror}") from error
 
 
+def _load(job: Job, augment: Augment | None, native: bool) -> np.ndarray:
+    waveform = read_audio(job.audio, job.start, job.end, native)
+    return waveform if job.seed is None or augment is None else augment(waveform, job.seed)
+
+
+def _keep(job: Job, states: torch.Tensor, cache: FeatureCache, frames: bool) -> None:
+    cache.add(job.key, states.numpy(), frames)
+
+
 def _encode_job(job: Job, encoder: Encoder, cache: FeatureCache, frames: bool, augment: Augment | None) -> str | None:
     try:
-        waveform = read_audio(job.audio, job.start, job.end, encoder.native_rate)
-        if job.seed is not None and augment is not None:
-            waveform = augment(waveform, job.seed)
+        waveform = _load(job, augment, encoder.native_rate)
         with torch.inference_mode():
             features = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
     except (AudioError, ValueError) as error:
         return f"utterance {job.id}: {error}"
-    states = features.layers[0, :, : int(features.lengths[0])]  # trimming may have left padding at the end
-    cache.add(job.key, states.numpy(), frames)
+    # trimming may have left padding at the end
+    _keep(job, features.layers[0, :, : int(features.lengths[0])], cache, frames)
     return None
 
 
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(spec: EncoderSpec, folder: str | Path, frames: bool, augment: Augment | None) -> None:
+def _start_worker(spec: EncoderSpec, folder: Path, frames: bool, augment: Augment | None) -> None:
     torch.set_num_threads(1)
     encoder = spec.create()
-    cache = FeatureCache(folder, encoder.fingerprint(), encoder.num_layers, encoder.dim)
+    # The folder's name is the fingerprint: hashing the weights takes longer than half a minute of speech.
+    cache = FeatureCache(folder.parent, folder.name, encoder.num_layers, encoder.dim)
     _worker.update(encoder=encoder, cache=cache, frames=frames, augment=augment)
 
 
@@ -150,11 +172,22 @@ def _run_job(job: Job) -> str | None:
     return _encode_job(job, _worker["encoder"], _worker["cache"], _worker["frames"], _worker["augment"])
 
 
-def _in_processes(
-    queue: list[Job], spec: EncoderSpec, folder: str | Path, frames: bool, augment: Augment | None, workers: int
-) -> Iterator[str | None]:
+def open_pool(
+    spec: EncoderSpec, cache: FeatureCache, frames: bool, augment: Augment | None, workers: int
+) -> ProcessPoolExecutor:
+    """Start ``workers`` processes of one thread each, which load the encoder once and write to ``cache``."""
     context = multiprocessing.get_context("spawn")
-    arguments = (spec, folder, frames, augment)
-    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
-        for future in as_completed([pool.submit(_run_job, job) for job in queue]):
-            yield future.result()
+    return ProcessPoolExecutor(workers, context, _start_worker, (spec, cache.folder, frames, augment))
+
+
+def encode_in_pool(pool: ProcessPoolExecutor, queue: list[Job]) -> Iterator[str | None]:
+    """Encode ``queue``, its first jobs first; yields None or what went wrong with a job, as they are done."""
+    for future in as_completed([pool.submit(_run_job, job) for job in queue]):
+        yield future.result()
+
+
+def _in_processes(
+    queue: list[Job], spec: EncoderSpec, cache: FeatureCache, frames: bool, augment: Augment | None, workers: int
+) -> Iterator[str | None]:
+    with open_pool(spec, cache, frames, augment, workers) as pool:
+        yield from encode_in_pool(pool, queue)

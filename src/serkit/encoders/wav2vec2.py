@@ -15,7 +15,9 @@ from torch import Tensor
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.blocks import Attention, FrontEnd, PositionStack, Projection, Transformer, Wav2Vec2Config
+from serkit.encoders.fast import FastEncoder, obstacle
 from serkit.encoders.front import frame_mask
+from serkit.encoders.gemm import check_precision
 from serkit.encoders.weights import Checkpoint, encoder_state, load_checkpoint
 from serkit.errors import InputError
 
@@ -31,6 +33,9 @@ class Wav2Vec2Encoder(Encoder):
     layers have its numbers). ``layers`` picks some of them, in that order; nothing above the highest is computed or
     kept in memory. ``packed`` runs the blocks on the real frames of all utterances without padding, meant for a GPU.
     Memory alone limits the length; it grows with the square of the frames where no fused attention kernel runs.
+
+    On a CPU without gradients utterances go one by one through :class:`~serkit.encoders.fast.FastEncoder`, which gives
+    the same numbers in less time; ``precision`` "int8" rounds its products to 8 bits and works nowhere else.
     """
 
     attention: type[Attention] = Attention
@@ -41,16 +46,21 @@ class Wav2Vec2Encoder(Encoder):
         config: Wav2Vec2Config,
         layers: Sequence[int | str] | None = None,
         packed: bool = False,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.name, self.config, self.packed = name, config, packed
+        self.precision = check_precision(precision)
+        if packed and precision == "int8":
+            raise InputError('packed is for a GPU and precision="int8" for a CPU: choose one')
+        self.prepared: FastEncoder | None = None
         self.kept = choose_layers(layers, config.blocks)
         self.dim, self.num_layers = config.dim, len(self.kept)
         self.min_samples, self.hop = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             self.min_samples += (kernel - 1) * self.hop
             self.hop *= stride
-        self.settings = f"{config}|{self.kept}"
+        self.settings = f"{config}|{self.kept}" + ("|int8" if precision == "int8" else "")
         self.feature_extractor = FrontEnd(config)
         self.feature_projection = Projection(config)
         depth = max(layer for layer in (*self.kept, 0) if layer != "input")
@@ -62,6 +72,13 @@ class Wav2Vec2Encoder(Encoder):
         return lengths
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        reason = obstacle(self, waveforms)
+        if reason is None:
+            return self.encode_each(waveforms, lengths)
+        if not torch.compiler.is_compiling():
+            self.prepared = None  # training goes on: its next weights will be others
+        if self.precision == "int8":
+            raise InputError(f'{self.name}: precision="int8" is inference on a CPU, and here {reason}: use "fp32"')
         if self.packed and not torch.compiler.is_compiling():
             return self.encode_packed(waveforms, lengths)
         padded = torch.compiler.is_compiling() or bool((lengths < waveforms.shape[1]).any())
@@ -70,6 +87,22 @@ class Wav2Vec2Encoder(Encoder):
         mask = frame_mask(frames, x.shape[1]) if padded else None
         states = self.transform(self.project(x), mask)
         return FrameFeatures(torch.stack(states, 1), frames, self.frame_rate)
+
+    def encode_each(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode as :meth:`encode` does, utterance by utterance with weights laid out for a CPU core.
+
+        They are laid out at the first call and again whenever a weight has changed.
+        """
+        if self.prepared is None or not self.prepared.fits(self):
+            self.prepared = FastEncoder(self, self.precision)
+        frames = self.frame_lengths(lengths)
+        layers = waveforms.new_zeros(len(lengths), self.num_layers, int(frames.max()), self.dim)
+        for row, (samples, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):
+            waveform = waveforms[row : row + 1, :samples]
+            if self.config.normalise:
+                waveform = unit_variance(waveform, lengths[row : row + 1])
+            self.prepared(waveform[0], layers[row, :, :count])
+        return FrameFeatures(layers, frames, self.frame_rate)
 
     def front_end(self, waveforms: Tensor, lengths: Tensor, padded: bool = True) -> Tensor:
         """Return the output ``(B, T, C)`` of the convolutions; frames past an utterance's end are arbitrary."""
@@ -209,6 +242,7 @@ def build(
     layers: Sequence[int | str] | None,
     normalise: bool | None,
     packed: bool,
+    precision: str,
 ) -> Wav2Vec2Encoder:
     """Load an ``encoder`` from the checkpoint ``weights``; every tensor of the whole model must be there and fit."""
     checkpoint = load_checkpoint(weights)
@@ -218,22 +252,27 @@ def build(
     name = model_types[0]
     with torch.device("meta"):  # shapes only: no time for random numbers that are replaced at once
         expected = encoder(name, config).state_dict()
-        built = encoder(name, config, layers, packed)
+        built = encoder(name, config, layers, packed, precision)
     state = encoder_state(checkpoint, ANCHOR, expected)
     built.load_state_dict({key: state[key] for key in built.state_dict()}, assign=True)
     return built.eval()
 
 
 def create(
-    weights: str, layers: Sequence[int | str] | None = None, normalise: bool | None = None, packed: bool = False
+    weights: str,
+    layers: Sequence[int | str] | None = None,
+    normalise: bool | None = None,
+    packed: bool = False,
+    precision: str = "fp32",
 ) -> Wav2Vec2Encoder:
     """Load wav2vec 2.0, XLSR, HuBERT or data2vec-audio from ``weights`` (a folder, file or Hugging Face id).
 
-    ``layers`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform to mean 0 and variance 1; None
-    does what the checkpoint's ``preprocessor_config.json`` or fairseq's ``task.normalize`` says, and without either
-    what models with a layer-normalised front end were trained with (True) and the others were not (False).
+    ``layers``, ``packed`` and ``precision`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform
+    to mean 0 and variance 1; None does what the checkpoint's ``preprocessor_config.json`` or fairseq's
+    ``task.normalize`` says, and without either what models with a layer-normalised front end were trained with (True)
+    and the others were not (False).
     """
-    return build(Wav2Vec2Encoder, MODEL_TYPES, weights, layers, normalise, packed)
+    return build(Wav2Vec2Encoder, MODEL_TYPES, weights, layers, normalise, packed, precision)
 
 
 TINY = Wav2Vec2Config(

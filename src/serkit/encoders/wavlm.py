@@ -71,10 +71,14 @@ class WavLMEncoder(Wav2Vec2Encoder):
 
 
 def create(
-    weights: str, layers: Sequence[int | str] | None = None, normalise: bool | None = None, packed: bool = False
+    weights: str,
+    layers: Sequence[int | str] | None = None,
+    normalise: bool | None = None,
+    packed: bool = False,
+    precision: str = "fp32",
 ) -> Wav2Vec2Encoder:
     """Load WavLM from ``weights``; options as in :func:`serkit.encoders.wav2vec2.create`."""
-    return build(WavLMEncoder, ("wavlm",), weights, layers, normalise, packed)
+    return build(WavLMEncoder, ("wavlm",), weights, layers, normalise, packed, precision)
 
 
 def create_tiny() -> WavLMEncoder:

@@ -67,13 +67,21 @@ def load_data(recipe: Recipe) -> Manifest:
 
 
 def prepare_material(
-    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
+    recipe: Recipe,
+    manifest: Manifest,
+    cache: Path,
+    step: Step = no_steps,
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Material:
-    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs."""
+    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs.
+
+    ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
+    """
     description = Augmentation(recipe.augment.chain).description()
     copies = [list_jobs(manifest, copy, description) for copy in range(1 + recipe.augment.copies)]
     sections = (recipe.encoder, *recipe.streams)
-    caches = [_encode(recipe, section, copies, cache, step, workers) for section in sections]
+    caches = [_encode(recipe, section, copies, cache, step, workers, device) for section in sections]
     streams = [_load_stream(recipe, section, copies, found) for section, found in zip(sections, caches, strict=True)]
     if recipe.features.normalise == "speaker":
         speakers = group_of(manifest, recipe.features.speaker)
@@ -87,14 +95,20 @@ def prepare_material(
 
 
 def _encode(
-    recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: Path, step: Step, workers: int | None
+    recipe: Recipe,
+    section: EncoderSection,
+    copies: list[list[Job]],
+    cache: Path,
+    step: Step,
+    workers: int | None,
+    device: str,
 ) -> FeatureCache:
     augmentation = Augmentation(recipe.augment.chain)
     for copy, jobs in enumerate(copies):
         what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
         told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
         frames = recipe.head.kind == "frames"
-        found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told)
+        found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
     return found
 
 

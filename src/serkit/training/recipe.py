@@ -203,14 +203,23 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """Turn ``key=value`` into a dictionary; values are TOML, and what is not TOML is a string."""
+    return dict(_parse(option, "key=value") for option in options)
+
+
+def _parse(override: str, form: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"override {override!r}: write section.key=value")
+        raise InputError(f"override {override!r}: write {form}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        return key, text
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, value = _parse(override, "section.key=value")
     if key == "encoder" and isinstance(value, str):
         kept = {name: old for name, old in tree.get("encoder", {}).items() if name != "options"}
         tree["encoder"] = {**kept, "name": value}

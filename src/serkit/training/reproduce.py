@@ -74,13 +74,17 @@ def plan(
 
 
 def run_all(
-    experiments: Sequence[Experiment], cache: str | Path, step: Step = no_steps, workers: int | None = None
+    experiments: Sequence[Experiment],
+    cache: str | Path,
+    step: Step = no_steps,
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[Experiment, SerkitError | None]]:
     """Train what is not finished and yield each experiment with the error that stopped it, or None; others go on."""
     for experiment in experiments:
         try:
             if not experiment.finished:
-                train(experiment.recipe, experiment.folder, cache, step, workers)
+                train(experiment.recipe, experiment.folder, cache, step, workers, device)
         except SerkitError as error:
             yield experiment, error
         else:

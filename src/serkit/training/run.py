@@ -39,13 +39,18 @@ Work = tuple[int, Fold]
 
 
 def train(
-    recipe: Recipe, folder: str | Path, cache: str | Path, step: Step = no_steps, workers: int | None = None
+    recipe: Recipe,
+    folder: str | Path,
+    cache: str | Path,
+    step: Step = no_steps,
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
     There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
-    their number. Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another
-    recipe.
+    their number. ``device`` is where the encoders run. Returns the predictions table's path. Raises ``InputError`` when
+    ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
     resolved = dump_recipe(recipe)
@@ -58,12 +63,12 @@ def train(
         for seed in recipe.seeds
         for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
     ]
-    material = prepare_material(recipe, manifest, Path(cache), step, workers)
+    material = prepare_material(recipe, manifest, Path(cache), step, workers, device)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
     write_json(folder / "provenance.json", _provenance(recipe, material, [fold for _, fold in work]))
     pending = [(seed, fold) for seed, fold in work if not all(file.exists() for file in _files(folder, fold, seed))]
-    trained = _train_folds(recipe, material, pending, folder, Path(cache), workers or count_cores())
+    trained = _train_folds(recipe, material, pending, folder, (Path(cache), device), workers or count_cores())
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
         step("training folds and seeds", done, len(work))
     with one_thread():
@@ -109,7 +114,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _train_folds(
-    recipe: Recipe, material: Material, pending: list[Work], folder: Path, cache: Path, workers: int
+    recipe: Recipe, material: Material, pending: list[Work], folder: Path, source: tuple[Path, str], workers: int
 ) -> Iterator[None]:
     """Train what is pending, in processes when there are several, and yield after each."""
     if min(workers, len(pending)) < 2:
@@ -119,7 +124,7 @@ def _train_folds(
             yield
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (recipe, cache)) as pool:
+    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (recipe, *source)) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
             for future in as_completed(futures):
@@ -132,10 +137,10 @@ def _train_folds(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(recipe: Recipe, cache: Path) -> None:
+def _start_worker(recipe: Recipe, cache: Path, device: str) -> None:
     torch.set_num_threads(1)
     # Features come from the cache, whose pages the processes share.
-    _worker.update(recipe=recipe, material=prepare_material(recipe, load_data(recipe), cache, workers=1))
+    _worker.update(recipe=recipe, material=prepare_material(recipe, load_data(recipe), cache, workers=1, device=device))
 
 
 def _run_work(seed: int, fold: Fold, folder: Path) -> None:
