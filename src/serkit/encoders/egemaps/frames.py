@@ -1,0 +1,94 @@
+"""Frames, spectra and smoothing that every descriptor shares.
+
+Two frame lengths, both every 10 ms and aligned at their left edge: 20 ms under a Hamming window for everything spectral,
+60 ms under a Gaussian window for everything that needs pitch. There are four more short frames than long ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from serkit.data.audio import SAMPLING_RATE, to_16k_mono
+from serkit.errors import AudioError
+
+HOP = 160
+"""Samples from one frame to the next."""
+SHORT, SHORT_FFT = 320, 512
+LONG, LONG_FFT = 960, 1024
+SHORT_HERTZ = np.arange(SHORT_FFT // 2 + 1) * (SAMPLING_RATE / SHORT_FFT)
+LONG_HERTZ = np.arange(LONG_FFT // 2 + 1) * (SAMPLING_RATE / LONG_FFT)
+
+FULL_SCALE = 32768 / 32767
+"""openSMILE takes 16-bit samples and divides them by 32767."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A waveform ``samples (S,)`` at 16 kHz, cut into frames, with the spectra that the descriptors read.
+
+    ``short (T + 4, 320)`` are raw frames of 20 ms and ``windowed`` the same under the window; ``short_magnitude
+    (T + 4, 257)`` and ``long_magnitude (T, 513)`` are their spectra, and ``rms (T,)`` that of the windowed long frames.
+    """
+
+    samples: np.ndarray
+    short: np.ndarray
+    windowed: np.ndarray
+    short_magnitude: np.ndarray
+    long_magnitude: np.ndarray
+    rms: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Long frames (``T``)."""
+        return len(self.long_magnitude)
+
+
+@cache
+def hamming() -> np.ndarray:
+    """Return the window of the short frames ``(320,)``."""
+    return np.hamming(SHORT)
+
+
+@cache
+def gaussian(sigma: float = 0.4) -> np.ndarray:
+    """Return the window of the long frames ``(960,)``; ``sigma`` is in half windows."""
+    middle = (LONG - 1) / 2
+    return np.exp(-0.5 * ((np.arange(LONG) - middle) / (sigma * middle)) ** 2)
+
+
+def cut(samples: np.ndarray, size: int) -> np.ndarray:
+    """Return every whole frame of ``size`` samples as a read-only view ``(T, size)``."""
+    return np.lib.stride_tricks.sliding_window_view(samples, size)[::HOP]
+
+
+def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
+    """Resample ``waveform (S,)`` to 16 kHz, cut it and transform it. Raises ``AudioError`` when it is below 60 ms."""
+    waveform = to_16k_mono(waveform, sampling_rate)
+    if len(waveform) < LONG:
+        raise AudioError(
+            f"array: eGeMAPS needs at least {LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s), got {len(waveform)}"
+        )
+    samples = waveform.astype(np.float64) * FULL_SCALE
+    short, long = cut(samples, SHORT), cut(samples, LONG) * gaussian()
+    windowed = short * hamming()
+    long_magnitude = np.abs(np.fft.rfft(long, LONG_FFT))
+    rms = np.sqrt(np.einsum("ij,ij->i", long, long) / LONG)
+    return Frames(samples, short, windowed, np.abs(np.fft.rfft(windowed, SHORT_FFT)), long_magnitude, rms)
+
+
+def smooth(contours: np.ndarray) -> np.ndarray:
+    """Average ``(T, D)`` over three frames; the last frame is repeated once, so ``(T + 1, D)`` come back."""
+    padded = np.concatenate([contours[:1], contours, contours[-1:], contours[-1:]])
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def smooth_nonzero(contours: np.ndarray) -> np.ndarray:
+    """Like :func:`smooth`, but zeros mean "no value": they stay zero and do not enter their neighbours' averages."""
+    padded = np.concatenate([contours[:1], contours, contours[-1:], contours[-1:]])
+    valid = padded != 0
+    count = valid[:-2].astype(int) + valid[1:-1] + valid[2:]
+    mean = (padded[:-2] + padded[1:-1] + padded[2:]) / np.maximum(count, 1)
+    return np.where(valid[1:-1], mean, 0.0)

@@ -1,0 +1,205 @@
+"""Pitch: candidates by subharmonic summation (Hermes 1988), and a path through them by dynamic programming.
+
+The spectrum of each 60 ms frame is cleaned of what lies between peaks, moved to a logarithmic frequency axis and summed
+with copies of itself shifted by the harmonics. The six highest peaks per frame are candidates, each with a voicing
+probability; the cheapest path through candidates and the unvoiced state wins (Talkin 1995 uses the same idea).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from serkit.encoders.egemaps.frames import LONG_HERTZ, Frames
+
+CANDIDATES = 6
+LOWEST, HIGHEST = 55.0, 1000.0
+SCALE_START = 25.0
+"""Hz; the logarithmic axis has as many points as the spectrum, from here to half the sampling rate."""
+HARMONICS, COMPRESSION = 15, 0.85
+VOICED = 0.7
+"""Voicing probability above which a candidate counts as voiced."""
+QUIET = 1e-3
+"""Frames whose windowed root mean square is not above this are unvoiced."""
+
+LOCAL, THRESHOLD = 2.0, 4.0
+JUMP, CHANGE, SWITCH, STAY_UNVOICED, EMPTY = 10.0, 10.0, 10.0, 1.0, 999.0
+"""Costs as the reference charges them: those of jumps and of changed jumps are equal there, whatever is configured."""
+MEMORY = 40
+"""Frames after which an undecided path is decided by what is cheapest at that time."""
+
+POINTS = len(LONG_HERTZ)
+OCTAVES = np.log2(LONG_HERTZ[-1] / SCALE_START)
+PER_OCTAVE = POINTS / OCTAVES
+FIRST, STEP = np.log2(SCALE_START), OCTAVES / (POINTS - 1)
+
+
+@cache
+def log_scale() -> np.ndarray:
+    """Return ``(513, 513)``: a magnitude spectrum times this is the smoothed one on the logarithmic axis.
+
+    Smoothing weighs neighbours 1:2:1; between the bins runs a natural cubic spline over log2 of the frequency.
+    """
+    smoothing = (2 * np.eye(POINTS) + np.eye(POINTS, k=1) + np.eye(POINTS, k=-1)) / 4
+    smoothing[-1] = 0
+    smoothing[-1, -1] = 1
+    x = np.concatenate([[0.0], np.log2(LONG_HERTZ[1:])])
+    x[0] = 2 * x[1] - x[2]
+    width = np.diff(x)
+    bend = np.eye(POINTS)  # second derivatives: tridiagonal equations, zero at both ends
+    right = np.zeros((POINTS, POINTS))
+    for row in range(1, POINTS - 1):
+        bend[row, row - 1 : row + 2] = width[row - 1] / 6, (width[row - 1] + width[row]) / 3, width[row] / 6
+        right[row, row - 1 : row + 2] = 1 / width[row - 1], -1 / width[row - 1] - 1 / width[row], 1 / width[row]
+    second = np.linalg.solve(bend, right)
+    target = FIRST + STEP * np.arange(POINTS)
+    left = np.clip(np.searchsorted(x, target, side="right") - 1, 0, POINTS - 2)
+    b = (target - x[left]) / width[left]
+    a, row = 1 - b, np.arange(POINTS)
+    spline = np.zeros((POINTS, POINTS))
+    spline[row, left] = a
+    spline[row, left + 1] = b
+    factor = width[left] ** 2 / 6
+    spline += ((a**3 - a) * factor)[:, None] * second[left] + ((b**3 - b) * factor)[:, None] * second[left + 1]
+    return np.ascontiguousarray((spline @ smoothing).T)
+
+
+@cache
+def auditory_weights() -> np.ndarray:
+    """Return the ear's sensitivity ``(513,)`` along the logarithmic axis, falling below about 65 Hz."""
+    position = np.arange(1, POINTS + 1) - (PER_OCTAVE * np.log2(65 / 50) - 1)
+    return 0.5 + np.arctan(3 * position / PER_OCTAVE) / np.pi
+
+
+def keep_peaks(magnitude: np.ndarray) -> np.ndarray:
+    """Zero the bins of ``(T, F)`` that lie between two peaks and three or more bins away from any."""
+    peak = np.zeros(magnitude.shape, bool)
+    rising = magnitude[:, 1:] > magnitude[:, :-1]
+    peak[:, 0] = magnitude[:, 0] > magnitude[:, 1]
+    peak[:, 1:-1] = rising[:, :-1] & ~rising[:, 1:]
+    peak[:, -1] = rising[:, -1]
+    near = peak.copy()
+    for shift in (1, 2):
+        near[:, shift:] |= peak[:, :-shift]
+        near[:, :-shift] |= peak[:, shift:]
+    index = np.arange(peak.shape[1])
+    first, last = peak.argmax(1), peak.shape[1] - 1 - peak[:, ::-1].argmax(1)
+    keep = near | (index < first[:, None]) | (index > last[:, None])
+    single = peak.sum(1) == 1  # the reference then keeps the first three bins, wherever the peak is
+    keep[single] = index < 3
+    keep[~peak.any(1)] = True
+    return magnitude * keep
+
+
+def subharmonic_sums(frames: Frames) -> np.ndarray:
+    """Return ``(T, 513)``: how well the harmonics of each frequency on the logarithmic axis fit the spectrum."""
+    scaled = np.maximum(keep_peaks(frames.long_magnitude) @ log_scale(), 0) * auditory_weights()
+    total = scaled.copy()
+    for harmonic in range(2, HARMONICS + 1):
+        shift = int(PER_OCTAVE * np.log2(harmonic))
+        total[:, : POINTS - shift] += COMPRESSION ** (harmonic - 1) * scaled[:, shift:]
+    return np.maximum(total / HARMONICS, 0)
+
+
+def pitch_candidates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequencies (Hz) and voicing probabilities ``(T, 6)`` of the highest peaks, best first; 0 where none."""
+    peak = (sums[:, 1:-1] > sums[:, :-2]) & (sums[:, 1:-1] > sums[:, 2:])
+    height = np.where(peak, sums[:, 1:-1], 0.0)
+    best = np.argpartition(-height, CANDIDATES, axis=1)[:, :CANDIDATES]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(height, best, 1), axis=1, kind="stable"), 1)
+    exists = np.take_along_axis(height, best, 1) > 0
+    before, here, after = (np.take_along_axis(sums, best + shift, 1) for shift in range(3))
+    slope, bend = (after - before) / 2, (before + after) / 2 - here
+    shift = np.divide(-slope, 2 * bend, out=np.zeros_like(slope), where=exists)
+    score = np.where(exists, here + slope * shift / 2, 0.0)
+    frequency = np.where(exists, 2 ** (FIRST + STEP * (best + 1 + shift)), 0.0)
+    mean = sums.mean(1, keepdims=True)
+    voicing = np.divide(score - mean, score, out=np.zeros_like(score), where=score > mean)
+    inside = exists & (frequency >= LOWEST) & (frequency <= HIGHEST)
+    order = np.argsort(~inside, axis=1, kind="stable")  # those out of range leave, the others move up
+    frequency, voicing, score = (
+        np.take_along_axis(np.where(inside, value, 0.0), order, 1) for value in (frequency, voicing, score)
+    )
+    row, top = np.arange(len(score)), score.argmax(1)
+    for value in (frequency, voicing):
+        value[row, top], value[:, 0] = value[:, 0].copy(), value[row, top].copy()
+    return frequency, voicing
+
+
+def local_costs(frequency: np.ndarray, voicing: np.ndarray) -> np.ndarray:
+    """Return ``(T, 7)``: what it costs to be on each candidate, and last on none of them."""
+    weight = np.select(
+        [frequency <= 0, frequency < 100, frequency < 350, frequency < 600],
+        [2.0, 1 - frequency / 100, 0.0, (frequency - 350) / 250],
+        1.2,
+    )
+    cost = LOCAL * (THRESHOLD * (voicing < VOICED) - np.log(np.clip(voicing, 0.01, 1))) + weight
+    unvoiced = LOCAL * THRESHOLD * (voicing >= VOICED).any(1, keepdims=True)
+    return np.concatenate([cost, unvoiced], 1)
+
+
+def transition_costs(frequency: np.ndarray) -> np.ndarray:
+    """Return ``(T - 1, 7, 7)``: cost of reaching each state (second axis) from each state of the frame before (third).
+
+    A jump is charged by its size in octaves and by how much it differs from the jump that was looked at just before,
+    which in the reference is that from the next better candidate of the frame before (none: no jump).
+    """
+    steps = max(len(frequency) - 1, 0)
+    costs = np.full((steps, CANDIDATES + 1, CANDIDATES + 1), SWITCH)
+    costs[:, -1, -1] = STAY_UNVOICED
+    known = frequency > 0
+    logarithm = np.log(np.where(known, frequency, 1.0))
+    jump = logarithm[1:, :, None] - logarithm[:-1, None, :]
+    previous = np.concatenate([np.zeros((steps, CANDIDATES, 1)), jump[:, :, :-1]], 2)
+    if steps:
+        previous[0, 0, 0] = 1.0  # where the reference starts
+    both = known[1:, :, None] & known[:-1, None, :]
+    costs[:, :-1, :-1] = np.where(both, JUMP * np.abs(jump) + CHANGE * np.abs(jump - previous), EMPTY)
+    return costs
+
+
+def best_path(local: np.ndarray, transition: np.ndarray) -> np.ndarray:
+    """Return the state ``(T,)`` of each frame on the cheapest path, decided at most 40 frames late."""
+    count, states = local.shape
+    row = np.arange(states)
+    cost = local[0]
+    costs, back = np.empty_like(local), np.empty((count, states), np.intp)
+    costs[0] = cost
+    for frame in range(1, count):
+        total = transition[frame - 1] + cost
+        back[frame] = total.argmin(1)
+        cost = total[row, back[frame]] + local[frame]
+        costs[frame] = cost
+    path = np.empty(count, np.intp)
+    path[-1] = cost.argmin()
+    for frame in range(count - 1, 0, -1):
+        path[frame - 1] = back[frame, path[frame]]
+    _decide_early(path, costs, back)
+    return path
+
+
+def _decide_early(path: np.ndarray, costs: np.ndarray, back: np.ndarray) -> None:
+    """Change ``path`` where the reference could not wait: from the first frame whose paths stay apart too long, on."""
+    count, states = costs.shape
+    late = np.arange(count - MEMORY + 1)
+    ancestor = np.tile(np.arange(states), (len(late), 1))
+    for step in range(MEMORY - 2, 0, -1):
+        ancestor = back[late + step][np.arange(len(late))[:, None], ancestor]
+        together = (ancestor == ancestor[:, :1]).all(1)
+        late, ancestor = late[~together], ancestor[~together]
+        if not len(late):
+            return
+    for frame in range(late[0], count - MEMORY + 1):
+        state = costs[frame + MEMORY - 1].argmin()
+        for step in range(MEMORY - 1, 0, -1):
+            state = back[frame + step, state]
+        path[frame] = state
+
+
+def pitch(frames: Frames) -> np.ndarray:
+    """Return the fundamental frequency ``(T,)`` in Hz of each long frame, 0 where it is unvoiced or quiet."""
+    frequency, voicing = pitch_candidates(subharmonic_sums(frames))
+    path = best_path(local_costs(frequency, voicing), transition_costs(frequency))
+    chosen = np.concatenate([frequency, np.zeros((len(frequency), 1))], 1)[np.arange(len(path)), path]
+    return np.where(frames.rms > QUIET, chosen, 0.0)
