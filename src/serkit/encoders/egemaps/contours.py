@@ -32,7 +32,8 @@ LLD_NAMES: tuple[str, ...] = (
 @dataclass(frozen=True)
 class Contours:
     """Raw descriptors, one row per frame: ``loudness (T + 4, 1)``, ``spectral (T + 4, 9)``, ``pitch (T, 1)`` in
-    semitones over 27.5 Hz (0: unvoiced) and ``voice (T, 14)``; and the mean ``power`` of the waveform's short frames.
+    semitones over 27.5 Hz (0: unvoiced) and ``voice (T, 14)``; the mean ``power`` of the waveform's short frames; and how
+    many of the ``T`` frames are ``decided`` before the recording's end is known.
     """
 
     loudness: np.ndarray
@@ -40,6 +41,7 @@ class Contours:
     pitch: np.ndarray
     voice: np.ndarray
     power: float
+    decided: int
 
     @property
     def voiced(self) -> np.ndarray:
@@ -51,7 +53,7 @@ def trace(waveform: np.ndarray, sampling_rate: int, only_voiced_formants: bool) 
     """Compute every raw contour of ``waveform (S,)``; formants may be left out (0) where there is no pitch."""
     frames = cut_frames(waveform, sampling_rate)
     spectral = spectral_descriptors(frames)
-    hertz = pitch(frames)
+    hertz, decided = pitch(frames)
     chosen = np.flatnonzero(hertz) if only_voiced_formants else np.arange(frames.count)
     resonances = np.zeros((frames.count, 6))
     resonances[chosen] = formants(frames.windowed[chosen])
@@ -61,6 +63,7 @@ def trace(waveform: np.ndarray, sampling_rate: int, only_voiced_formants: bool) 
         pitch=np.where(hertz > 0, 12 * np.log2(np.where(hertz > 0, hertz, 27.5) / 27.5), 0.0)[:, None],
         voice=_voice(frames, hertz, resonances),
         power=float((frames.short**2).mean()),
+        decided=decided,
     )
 
 
@@ -87,5 +90,5 @@ def low_level_descriptors(waveform: np.ndarray, sampling_rate: int = 16_000) -> 
     """
     contours = trace(waveform, sampling_rate, only_voiced_formants=False)
     short = smooth(np.concatenate([contours.loudness, contours.spectral], 1))
-    long = smooth_nonzero(np.concatenate([contours.pitch, contours.voice], 1))
+    long = smooth_nonzero(np.concatenate([contours.pitch, contours.voice], 1), contours.decided)
     return np.concatenate([short[: len(long)], long], 1).astype(np.float32)

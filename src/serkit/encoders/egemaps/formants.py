@@ -62,4 +62,4 @@ def formants(frames: np.ndarray) -> np.ndarray:
     order = np.argsort(hertz, axis=1)[:, :FORMANTS]
     hertz, bandwidth = np.take_along_axis(hertz, order, 1), np.take_along_axis(bandwidth, order, 1)
     found = np.isfinite(hertz)
-    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(polynomial), -1)
+    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(polynomial), 2 * FORMANTS)

@@ -85,10 +85,21 @@ def smooth(contours: np.ndarray) -> np.ndarray:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def smooth_nonzero(contours: np.ndarray) -> np.ndarray:
-    """Like :func:`smooth`, but zeros mean "no value": they stay zero and do not enter their neighbours' averages."""
+def smooth_nonzero(contours: np.ndarray, paused: int = 0) -> np.ndarray:
+    """Like :func:`smooth`, but zeros mean "no value": they stay zero and do not enter their neighbours' averages.
+
+    With ``paused``, the smoother ran out of input after so many frames and repeated the last of them, as the reference
+    does where pitch is not decided when a recording ends.
+    """
     padded = np.concatenate([contours[:1], contours, contours[-1:], contours[-1:]])
-    valid = padded != 0
-    count = valid[:-2].astype(int) + valid[1:-1] + valid[2:]
-    mean = (padded[:-2] + padded[1:-1] + padded[2:]) / np.maximum(count, 1)
-    return np.where(valid[1:-1], mean, 0.0)
+    smoothed = _mean_nonzero(padded[:-2], padded[1:-1], padded[2:])
+    if paused:
+        last = padded[paused : paused + 1]
+        smoothed[paused - 1 : paused] = _mean_nonzero(padded[paused - 1 : paused], last, last)
+        smoothed[paused] = last
+    return smoothed
+
+
+def _mean_nonzero(before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarray:
+    count = (before != 0).astype(int) + (here != 0) + (after != 0)
+    return np.where(here != 0, (before + here + after) / np.maximum(count, 1), 0.0)

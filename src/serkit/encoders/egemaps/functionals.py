@@ -52,13 +52,16 @@ def functionals(waveform: np.ndarray, sampling_rate: int = 16_000) -> np.ndarray
     contours = trace(waveform, sampling_rate, only_voiced_formants=True)
     voiced = contours.voiced
     spectral = contours.spectral[: len(voiced)]
-    pitch, loudness = smooth_nonzero(contours.pitch)[:, 0], smooth(contours.loudness)[:, 0]
-    voice = smooth_nonzero(np.concatenate([contours.voice, spectral * voiced], 1))
-    unvoiced = smooth_nonzero(spectral[:, :5] * ~voiced)
+    # The reference computes functionals when the recording ends, from what its smoothers have put out by then.
+    known = contours.decided or len(voiced)
+    pitch, loudness = smooth_nonzero(contours.pitch)[:known, 0], smooth(contours.loudness)[:-1, 0]
+    voice = smooth_nonzero(contours.voice, contours.decided)
+    voice = np.concatenate([voice, smooth_nonzero(spectral * voiced)], 1)[:known]
+    unvoiced = smooth_nonzero(spectral[:, :5] * ~voiced)[:known]
     values = [
         *describe_shape(pitch[pitch != 0]),
         *describe_shape(loudness),
-        *_moments(smooth(contours.spectral[:, 4:])).ravel(),
+        *_moments(smooth(contours.spectral[:, 4:])[:-1]).ravel(),
         *_moments(voice, voice != 0).ravel(),
         *_moments(unvoiced, unvoiced != 0)[:, 0],
         sum(high for high, _, _ in find_extremes(loudness)) / (len(loudness) * SECONDS),

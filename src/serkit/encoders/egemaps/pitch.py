@@ -159,8 +159,11 @@ def transition_costs(frequency: np.ndarray) -> np.ndarray:
     return costs
 
 
-def best_path(local: np.ndarray, transition: np.ndarray) -> np.ndarray:
-    """Return the state ``(T,)`` of each frame on the cheapest path, decided at most 40 frames late."""
+def best_path(local: np.ndarray, transition: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the state ``(T,)`` of each frame on the cheapest path, decided at most 40 frames late.
+
+    Also returned is how many of them are decided before the recording's end is known.
+    """
     count, states = local.shape
     row = np.arange(states)
     cost = local[0]
@@ -175,13 +178,24 @@ def best_path(local: np.ndarray, transition: np.ndarray) -> np.ndarray:
     path[-1] = cost.argmin()
     for frame in range(count - 1, 0, -1):
         path[frame - 1] = back[frame, path[frame]]
-    _decide_early(path, costs, back)
-    return path
+    late = _first_late_frame(back)
+    for frame in range(late, count - MEMORY + 1):
+        state = costs[frame + MEMORY - 1].argmin()
+        for later in range(frame + MEMORY - 1, frame, -1):
+            state = back[later, state]
+        path[frame] = state
+    if late < count - MEMORY + 1:
+        return path, count - MEMORY + 1
+    ancestors, decided = set(range(states)), count
+    while decided and len(ancestors) > 1:
+        decided -= 1
+        ancestors = set(back[decided, list(ancestors)].tolist()) if decided else ancestors
+    return path, decided
 
 
-def _decide_early(path: np.ndarray, costs: np.ndarray, back: np.ndarray) -> None:
-    """Change ``path`` where the reference could not wait: from the first frame whose paths stay apart too long, on."""
-    count, states = costs.shape
+def _first_late_frame(back: np.ndarray) -> int:
+    """Return the first frame that paths 38 frames later still reach by different states; all are forced from there."""
+    count, states = back.shape
     late = np.arange(count - MEMORY + 1)
     ancestor = np.tile(np.arange(states), (len(late), 1))
     for step in range(MEMORY - 2, 0, -1):
@@ -189,17 +203,16 @@ def _decide_early(path: np.ndarray, costs: np.ndarray, back: np.ndarray) -> None
         together = (ancestor == ancestor[:, :1]).all(1)
         late, ancestor = late[~together], ancestor[~together]
         if not len(late):
-            return
-    for frame in range(late[0], count - MEMORY + 1):
-        state = costs[frame + MEMORY - 1].argmin()
-        for step in range(MEMORY - 1, 0, -1):
-            state = back[frame + step, state]
-        path[frame] = state
+            return count
+    return int(late[0])
 
 
-def pitch(frames: Frames) -> np.ndarray:
-    """Return the fundamental frequency ``(T,)`` in Hz of each long frame, 0 where it is unvoiced or quiet."""
+def pitch(frames: Frames) -> tuple[np.ndarray, int]:
+    """Return the fundamental frequency ``(T,)`` in Hz of each long frame, 0 where it is unvoiced or quiet.
+
+    Also returned is how many frames are decided before the recording's end is known.
+    """
     frequency, voicing = pitch_candidates(subharmonic_sums(frames))
-    path = best_path(local_costs(frequency, voicing), transition_costs(frequency))
+    path, decided = best_path(local_costs(frequency, voicing), transition_costs(frequency))
     chosen = np.concatenate([frequency, np.zeros((len(frequency), 1))], 1)[np.arange(len(path)), path]
-    return np.where(frames.rms > QUIET, chosen, 0.0)
+    return np.where(frames.rms > QUIET, chosen, 0.0), decided
