@@ -52,12 +52,14 @@ def functionals(waveform: np.ndarray, sampling_rate: int = 16_000) -> np.ndarray
     contours = trace(waveform, sampling_rate, only_voiced_formants=True)
     voiced = contours.voiced
     spectral = contours.spectral[: len(voiced)]
-    # The reference computes functionals when the recording ends, from what its smoothers have put out by then.
-    known = contours.decided or len(voiced)
-    pitch, loudness = smooth_nonzero(contours.pitch)[:known, 0], smooth(contours.loudness)[:-1, 0]
-    voice = smooth_nonzero(contours.voice, contours.decided)
-    voice = np.concatenate([voice, smooth_nonzero(spectral * voiced)], 1)[:known]
-    unvoiced = smooth_nonzero(spectral[:, :5] * ~voiced)[:known]
+    # The reference computes functionals when the recording ends, from what its smoothers have put out by then: frames
+    # whose pitch is decided, or, where none is, one frame of the pitch and all of what waits for the voice.
+    decided = contours.decided
+    pitch, loudness = smooth_nonzero(contours.pitch[: decided + 1]), smooth(contours.loudness)[:-1, 0]
+    unvoiced = smooth_nonzero((spectral[:, :5] * ~voiced)[: decided + 1])[: max(decided, 1)]
+    pitch = pitch[: max(decided, 1), 0]
+    voice = np.concatenate([smooth_nonzero(contours.voice, decided), smooth_nonzero(spectral * voiced)], 1)
+    voice = voice[: decided or len(voiced)]
     values = [
         *describe_shape(pitch[pitch != 0]),
         *describe_shape(loudness),

@@ -20,7 +20,9 @@ def jitter_shimmer(samples: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     """
     owner, start, length, exact, similarity = find_periods(samples, pitch)
     amplitude, change = _amplitudes(samples, start, length)
-    return _contours(pitch, owner, exact / RATE, amplitude, change, similarity > LEAST_CORRELATION)
+    # A period that two frames find must differ by exactly nothing, for smoothing leaves out zeros: hence single precision.
+    seconds = (exact / RATE).astype(np.float32).astype(float)
+    return _contours(pitch, owner, seconds, amplitude, change, similarity > LEAST_CORRELATION)
 
 
 def find_periods(samples: np.ndarray, pitch: np.ndarray) -> tuple[np.ndarray, ...]:
