@@ -1,0 +1,82 @@
+"""eGeMAPSv02 as encoders: frames of low-level descriptors, or one frame of functionals per utterance."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
+from serkit.encoders.egemaps.contours import LLD_NAMES, low_level_descriptors
+from serkit.encoders.egemaps.frames import HOP, LONG
+from serkit.encoders.egemaps.functionals import FUNCTIONAL_NAMES, functionals
+from serkit.encoders.front import frame_mask
+
+
+class DescriptorEncoder(Encoder):
+    """Descriptors of speech as the one layer of an encoder: no weights, no gradients, every utterance on its own."""
+
+    hop = HOP
+    num_layers = 1
+    min_samples = LONG
+    feature_names: tuple[str, ...]
+    """What each of the ``dim`` columns is."""
+
+    def describe(self, waveform: np.ndarray) -> np.ndarray:
+        """Return the frames ``(T, D)`` of one ``waveform (S,)`` at 16 kHz."""
+        raise NotImplementedError
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        rows = zip(waveforms.detach().cpu().numpy(), lengths.tolist(), strict=True)
+        described = [torch.from_numpy(self.describe(row[:length])) for row, length in rows]
+        layers = torch.nn.utils.rnn.pad_sequence(described, batch_first=True)[:, None].to(waveforms.device)
+        counts = self.frame_lengths(lengths)
+        return FrameFeatures(layers * frame_mask(counts, layers.shape[2])[:, None, :, None], counts, self.frame_rate)
+
+
+class LowLevelEncoder(DescriptorEncoder):
+    """The 25 low-level descriptors, 100 frames per second; see :func:`serkit.encoders.egemaps.low_level_descriptors`."""
+
+    name = "egemaps"
+    feature_names = LLD_NAMES
+    dim = len(LLD_NAMES)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        return (lengths - LONG) // HOP + 2
+
+    def describe(self, waveform: np.ndarray) -> np.ndarray:
+        return low_level_descriptors(waveform)
+
+
+class FunctionalEncoder(DescriptorEncoder):
+    """The 88 functionals as the only frame of an utterance; see :func:`serkit.encoders.egemaps.functionals`.
+
+    ``frame_rate`` is that of the descriptors underneath.
+    """
+
+    name = "egemaps-functionals"
+    feature_names = FUNCTIONAL_NAMES
+    dim = len(FUNCTIONAL_NAMES)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        return torch.ones_like(lengths)
+
+    def describe(self, waveform: np.ndarray) -> np.ndarray:
+        return functionals(waveform)[None]
+
+
+
+def create() -> LowLevelEncoder:
+    """Return the encoder of low-level descriptors; it has no options."""
+    return LowLevelEncoder().eval()
+
+
+def create_functionals() -> FunctionalEncoder:
+    """Return the encoder of functionals; it has no options."""
+    return FunctionalEncoder().eval()
+
+
+LOW_LEVEL = "eGeMAPSv02: 25 low-level descriptors, 100 frames per second"
+FUNCTIONALS = "eGeMAPSv02: 88 functionals, one frame per utterance"
+register(EncoderEntry(LowLevelEncoder.name, LOW_LEVEL, create, create))
+register(EncoderEntry(FunctionalEncoder.name, FUNCTIONALS, create_functionals, create_functionals))
