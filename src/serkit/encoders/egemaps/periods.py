@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from serkit.encoders.egemaps.frames import HOP
@@ -18,7 +20,8 @@ def jitter_shimmer(samples: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     ``samples (S,)`` are at 16 kHz, ``pitch (T,)`` in Hz, 10 ms apart. A voiced frame without a period keeps the values
     of the frame before.
     """
-    owner, start, length, exact, similarity = find_periods(samples, pitch)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a stretch of equal samples correlates with nothing
+        owner, start, length, exact, similarity = find_periods(samples, pitch)
     amplitude, change = _amplitudes(samples, start, length)
     # A period that two frames find must differ by exactly nothing, for smoothing leaves out zeros: hence single precision.
     seconds = (exact / RATE).astype(np.float32).astype(float)
@@ -59,28 +62,34 @@ def find_periods(samples: np.ndarray, pitch: np.ndarray) -> tuple[np.ndarray, ..
     return table[0].astype(np.intp), table[1].astype(np.intp), table[2].astype(np.intp), table[3], table[4]
 
 
+@lru_cache(maxsize=256)
+def _growth(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``count`` steps, and which products a window gains from step to step: their places and 1 or 0."""
+    steps = np.arange(count)
+    return steps, steps[:, None] + steps[:-1], np.tri(count, count - 1, -1)
+
+
 def _best_length(
     samples: np.ndarray, sums: np.ndarray, squares: np.ndarray, start: int, shortest: int, longest: int
 ) -> tuple[int, float, float] | None:
     """Return length, interpolated length and correlation of the period at ``start``, or None without a peak."""
-    count = longest - shortest + 1
-    length = np.arange(shortest, longest + 1)
-    middle, end = slice(start + shortest, start + longest + 1), slice(start + 2 * shortest, start + 2 * longest + 1, 2)
-    product = np.correlate(samples[start + shortest : start + longest + shortest], samples[start : start + shortest])
-    tail = np.lib.stride_tricks.sliding_window_view(samples[start + 2 * shortest : start + 2 * longest], count - 1)
-    own = samples[start + shortest : start + longest]
-    product = product + (np.tri(count, count - 1, -1) * tail * own).sum(1)
-    one, two = sums[middle] - sums[start], sums[end] - sums[middle]
-    energy_one = squares[middle] - squares[start] - one**2 / length
-    energy_two = squares[end] - squares[middle] - two**2 / length
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = (product - one * two / length) / np.sqrt(energy_one * energy_two)
+    steps, places, gained = _growth(longest - shortest + 1)
+    length = steps + shortest
+    near, far, end = start + shortest, start + longest, start + 2 * shortest
+    product = np.correlate(samples[near : far + shortest], samples[start:near])
+    product = product + (samples[end:][places] * gained) @ samples[near:far]
+    until, until_end = slice(near, far + 1), slice(end, start + 2 * longest + 1, 2)
+    one, one_square = sums[until], squares[until]
+    two, two_square = sums[until_end] - one, squares[until_end] - one_square
+    one, one_square = one - sums[start], one_square - squares[start]
+    energies = (one_square - one * one / length) * (two_square - two * two / length)
+    value = (product - one * two / length) / np.sqrt(energies)
     inner = value[1:-2]
-    peak = np.flatnonzero((value[:-3] < inner) & (inner > value[2:-1]))
-    if not len(peak):
-        return None
-    top = int(peak[inner[peak].argmax()]) + 1
+    peak = np.where((value[:-3] < inner) & (inner > value[2:-1]), inner, -2.0)
+    top = int(peak.argmax()) + 1
     before, here, after = value[top - 1 : top + 2].tolist()
+    if not before < here > after:
+        return None
     shift = (before - after) / (2 * (before + after - 2 * here))
     return shortest + top, shortest + top + shift, here + (after - before) * shift / 4
 

@@ -30,6 +30,7 @@ MEMORY = 40
 """Frames after which an undecided path is decided by what is cheapest at that time."""
 
 POINTS = len(LONG_HERTZ)
+BLOCK, NEGLIGIBLE = 64, 1e-8
 OCTAVES = np.log2(LONG_HERTZ[-1] / SCALE_START)
 PER_OCTAVE = POINTS / OCTAVES
 FIRST, STEP = np.log2(SCALE_START), OCTAVES / (POINTS - 1)
@@ -42,34 +43,45 @@ def log_scale() -> np.ndarray:
     Smoothing weighs neighbours 1:2:1; between the bins runs a natural cubic spline over log2 of the frequency.
     """
     smoothing = (2 * np.eye(POINTS) + np.eye(POINTS, k=1) + np.eye(POINTS, k=-1)) / 4
-    smoothing[-1] = 0
-    smoothing[-1, -1] = 1
-    x = np.concatenate([[0.0], np.log2(LONG_HERTZ[1:])])
-    x[0] = 2 * x[1] - x[2]
-    width = np.diff(x)
-    bend = np.eye(POINTS)  # second derivatives: tridiagonal equations, zero at both ends
-    right = np.zeros((POINTS, POINTS))
+    smoothing[-1] = np.eye(POINTS)[-1]
+    knots = np.log2(np.maximum(LONG_HERTZ, 1))
+    knots[0] = 2 * knots[1] - knots[2]
+    width = np.diff(knots)
+    bend, right = np.eye(POINTS), np.zeros((POINTS, POINTS))  # second derivatives: zero at both ends
     for row in range(1, POINTS - 1):
         bend[row, row - 1 : row + 2] = width[row - 1] / 6, (width[row - 1] + width[row]) / 3, width[row] / 6
         right[row, row - 1 : row + 2] = 1 / width[row - 1], -1 / width[row - 1] - 1 / width[row], 1 / width[row]
     second = np.linalg.solve(bend, right)
     target = FIRST + STEP * np.arange(POINTS)
-    left = np.clip(np.searchsorted(x, target, side="right") - 1, 0, POINTS - 2)
-    b = (target - x[left]) / width[left]
-    a, row = 1 - b, np.arange(POINTS)
-    spline = np.zeros((POINTS, POINTS))
-    spline[row, left] = a
-    spline[row, left + 1] = b
-    factor = width[left] ** 2 / 6
-    spline += ((a**3 - a) * factor)[:, None] * second[left] + ((b**3 - b) * factor)[:, None] * second[left + 1]
-    return np.ascontiguousarray((spline @ smoothing).T)
+    left = np.clip(np.searchsorted(knots, target, side="right") - 1, 0, POINTS - 2)
+    after = ((target - knots[left]) / width[left])[:, None]
+    before, factor = 1 - after, (width[left] ** 2 / 6)[:, None]
+    straight = before * np.eye(POINTS)[left] + after * np.eye(POINTS)[left + 1]
+    curved = (before**3 - before) * second[left] + (after**3 - after) * second[left + 1]
+    return ((straight + factor * curved) @ smoothing).T
+
+
+@cache
+def log_scale_blocks() -> list[tuple[slice, slice, np.ndarray]]:
+    """Return :func:`log_scale` as blocks of target points (bins, points, weights), without what a spline forgets.
+
+    A knot's influence falls to about a quarter from one knot to the next, so a fifth of the products is enough.
+    """
+    blocks = []
+    for start in range(0, POINTS, BLOCK):
+        points = slice(start, min(start + BLOCK, POINTS))
+        weights = log_scale()[:, points]
+        known = np.flatnonzero(np.abs(weights).max(1) > NEGLIGIBLE)
+        bins = slice(int(known[0]), int(known[-1]) + 1)
+        blocks.append((bins, points, np.ascontiguousarray(weights[bins], np.float32)))
+    return blocks
 
 
 @cache
 def auditory_weights() -> np.ndarray:
     """Return the ear's sensitivity ``(513,)`` along the logarithmic axis, falling below about 65 Hz."""
     position = np.arange(1, POINTS + 1) - (PER_OCTAVE * np.log2(65 / 50) - 1)
-    return 0.5 + np.arctan(3 * position / PER_OCTAVE) / np.pi
+    return (0.5 + np.arctan(3 * position / PER_OCTAVE) / np.pi).astype(np.float32)
 
 
 def keep_peaks(magnitude: np.ndarray) -> np.ndarray:
@@ -94,12 +106,16 @@ def keep_peaks(magnitude: np.ndarray) -> np.ndarray:
 
 def subharmonic_sums(frames: Frames) -> np.ndarray:
     """Return ``(T, 513)``: how well the harmonics of each frequency on the logarithmic axis fit the spectrum."""
-    scaled = np.maximum(keep_peaks(frames.long_magnitude) @ log_scale(), 0) * auditory_weights()
-    total = scaled.copy()
+    cleaned = keep_peaks(frames.long_magnitude).astype(np.float32)
+    scaled = np.empty_like(cleaned)
+    for bins, points, weights in log_scale_blocks():
+        scaled[:, points] = cleaned[:, bins] @ weights
+    scaled = np.maximum(scaled, 0) * auditory_weights()
+    total = scaled / HARMONICS
     for harmonic in range(2, HARMONICS + 1):
         shift = int(PER_OCTAVE * np.log2(harmonic))
-        total[:, : POINTS - shift] += COMPRESSION ** (harmonic - 1) * scaled[:, shift:]
-    return np.maximum(total / HARMONICS, 0)
+        total[:, : POINTS - shift] += np.float32(COMPRESSION ** (harmonic - 1) / HARMONICS) * scaled[:, shift:]
+    return total
 
 
 def pitch_candidates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,12 +125,12 @@ def pitch_candidates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     best = np.argpartition(-height, CANDIDATES, axis=1)[:, :CANDIDATES]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(height, best, 1), axis=1, kind="stable"), 1)
     exists = np.take_along_axis(height, best, 1) > 0
-    before, here, after = (np.take_along_axis(sums, best + shift, 1) for shift in range(3))
+    before, here, after = (np.take_along_axis(sums, best + shift, 1).astype(float) for shift in range(3))
     slope, bend = (after - before) / 2, (before + after) / 2 - here
     shift = np.divide(-slope, 2 * bend, out=np.zeros_like(slope), where=exists)
     score = np.where(exists, here + slope * shift / 2, 0.0)
     frequency = np.where(exists, 2 ** (FIRST + STEP * (best + 1 + shift)), 0.0)
-    mean = sums.mean(1, keepdims=True)
+    mean = sums.mean(1, keepdims=True, dtype=float)
     voicing = np.divide(score - mean, score, out=np.zeros_like(score), where=score > mean)
     inside = exists & (frequency >= LOWEST) & (frequency <= HIGHEST)
     order = np.argsort(~inside, axis=1, kind="stable")  # those out of range leave, the others move up
