@@ -25,7 +25,7 @@ ENTRIES = {entry.name: entry for entry in list_encoders()}
 FRONTS = {"plain": (None, None), "trim": (35, None), "level": (None, -23), "trim and level": (35, -23)}
 every_encoder = pytest.mark.parametrize("name", list(ENTRIES))
 FRAME_SLACK = {"egemaps": 5}
-"""Frames that an encoder may be away from its samples over its hop, when it is more than two: eGeMAPS uses whole 60 ms."""
+"""Frames that an encoder may be away from its samples over its hop, when more than two: eGeMAPS uses whole 60 ms."""
 ONE_FRAME = {"egemaps-functionals"}
 EXACT = {"atol": 1e-5, "rtol": 0}
 GAIN_TOLERANCE = {"egemaps": {"atol": 0.02, "rtol": 1e-3}, "egemaps-functionals": {"atol": 0.02, "rtol": 1e-3}}

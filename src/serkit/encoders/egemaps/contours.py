@@ -13,7 +13,14 @@ from serkit.encoders.egemaps.periods import jitter_shimmer
 from serkit.encoders.egemaps.pitch import pitch
 from serkit.encoders.egemaps.spectral import spectral_descriptors
 
-SPECTRAL = ("alphaRatio", "hammarbergIndex", "slope0-500", "slope500-1500", "spectralFlux", *(f"mfcc{i}" for i in (1, 2, 3, 4)))
+SPECTRAL = (
+    "alphaRatio",
+    "hammarbergIndex",
+    "slope0-500",
+    "slope500-1500",
+    "spectralFlux",
+    *(f"mfcc{i}" for i in (1, 2, 3, 4)),
+)
 VOICE = (
     "jitterLocal", "shimmerLocaldB", "HNRdBACF", "logRelF0-H1-H2", "logRelF0-H1-A3",
     *(f"F{number}{what}" for number in (1, 2, 3) for what in ("frequency", "bandwidth", "amplitudeLogRelF0")),
@@ -31,9 +38,11 @@ LLD_NAMES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Contours:
-    """Raw descriptors, one row per frame: ``loudness (T + 4, 1)``, ``spectral (T + 4, 9)``, ``pitch (T, 1)`` in
-    semitones over 27.5 Hz (0: unvoiced) and ``voice (T, 14)``; the mean ``power`` of the waveform's short frames; and how
-    many of the ``T`` frames are ``decided`` before the recording's end is known.
+    """Raw descriptors, one row per frame.
+
+    ``loudness (T + 4, 1)``, ``spectral (T + 4, 9)``, ``pitch (T, 1)`` in semitones over 27.5 Hz (0: unvoiced) and
+    ``voice (T, 14)``; the mean ``power`` of the waveform's short frames; and how many of the ``T`` frames are
+    ``decided`` before the recording's end is known.
     """
 
     loudness: np.ndarray
@@ -78,10 +87,10 @@ def low_level_descriptors(waveform: np.ndarray, sampling_rate: int = 16_000) -> 
     """Return eGeMAPSv02's 25 low-level descriptors of ``waveform``, float32 ``(T, 25)``, 100 frames per second.
 
     ``waveform`` is ``(S,)`` or ``(S, channels)`` in [-1, 1] at ``sampling_rate`` (Hz); channels are averaged, and any
-    rate is brought to 16 kHz first, so that values do not depend on it. ``T`` is ``(S - 960) // 160 + 2`` of the samples
-    at 16 kHz. Columns are :data:`LLD_NAMES`, smoothed over three frames; what needs a pitch is 0 (levels of formants:
-    -201 dB) in unvoiced frames. Units: sone-like loudness, dB, dB/Hz, semitones over 27.5 Hz, Hz, share of the period
-    (jitter). Raises :class:`~serkit.errors.AudioError` for less than 60 ms.
+    rate is brought to 16 kHz first, so that values do not depend on it. ``T`` is ``(S - 960) // 160 + 2`` of the
+    samples at 16 kHz. Columns are :data:`LLD_NAMES`, smoothed over three frames; what needs a pitch is 0 (levels of
+    formants: -201 dB) in unvoiced frames. Units: loudness without one, dB, dB/Hz, semitones over 27.5 Hz, Hz, share of
+    the period (jitter). Raises :class:`~serkit.errors.AudioError` for less than 60 ms.
 
     Eyben et al. 2016, https://doi.org/10.1109/TAFFC.2015.2457417
 

@@ -35,7 +35,7 @@ class DescriptorEncoder(Encoder):
 
 
 class LowLevelEncoder(DescriptorEncoder):
-    """The 25 low-level descriptors, 100 frames per second; see :func:`serkit.encoders.egemaps.low_level_descriptors`."""
+    """The 25 low-level descriptors, 100 frames a second; see :func:`serkit.encoders.egemaps.low_level_descriptors`."""
 
     name = "egemaps"
     feature_names = LLD_NAMES
@@ -63,7 +63,6 @@ class FunctionalEncoder(DescriptorEncoder):
 
     def describe(self, waveform: np.ndarray) -> np.ndarray:
         return functionals(waveform)[None]
-
 
 
 def create() -> LowLevelEncoder:

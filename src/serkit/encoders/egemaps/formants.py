@@ -1,4 +1,9 @@
-"""Formants: frequencies and bandwidths from the roots of a linear predictor (Eyben et al. 2016; Atal & Hanauer 1971)."""
+"""Formants: frequencies and bandwidths from the roots of a linear predictor (Atal & Hanauer 1971), as openSMILE has it.
+
+openSMILE looks for the roots of a polynomial whose coefficients after the first have the wrong sign, so that its
+"formants" are not the resonances of the vocal tract: a vowel made with 700, 1220 and 2600 Hz gets 1053, 2233 and 3076.
+Published eGeMAPS results contain these values, so they are what is computed here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,9 @@ def resampling() -> np.ndarray:
 def predictors(frames: np.ndarray) -> np.ndarray:
     """Return the prediction polynomials ``(T, 11)`` without their leading one (autocorrelation method)."""
     resampled = frames @ resampling()
-    lags = np.stack([np.einsum("ij,ij->i", resampled[:, lag:], resampled[:, : RESAMPLED - lag]) for lag in range(12)], 1)
+    lags = np.stack(
+        [np.einsum("ij,ij->i", resampled[:, lag:], resampled[:, : RESAMPLED - lag]) for lag in range(12)], 1
+    )
     polynomial = np.zeros((len(frames), ORDER))
     error = np.where(lags[:, 0] > 0, lags[:, 0], 1.0)
     for order in range(ORDER):
@@ -62,4 +69,6 @@ def formants(frames: np.ndarray) -> np.ndarray:
     order = np.argsort(hertz, axis=1)[:, :FORMANTS]
     hertz, bandwidth = np.take_along_axis(hertz, order, 1), np.take_along_axis(bandwidth, order, 1)
     found = np.isfinite(hertz)
-    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(polynomial), 2 * FORMANTS)
+    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(
+        len(polynomial), 2 * FORMANTS
+    )

@@ -1,7 +1,7 @@
 """Frames, spectra and smoothing that every descriptor shares.
 
-Two frame lengths, both every 10 ms and aligned at their left edge: 20 ms under a Hamming window for everything spectral,
-60 ms under a Gaussian window for everything that needs pitch. There are four more short frames than long ones.
+Two frame lengths, both every 10 ms and aligned at their left edge: 20 ms under a Hamming window for everything
+spectral, 60 ms under a Gaussian window for everything that needs pitch. There are four more short frames than long.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
     """Resample ``waveform (S,)`` to 16 kHz, cut it and transform it. Raises ``AudioError`` when it is below 60 ms."""
     waveform = to_16k_mono(waveform, sampling_rate)
     if len(waveform) < LONG:
-        raise AudioError(
-            f"array: eGeMAPS needs at least {LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s), got {len(waveform)}"
-        )
+        least = f"{LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s)"
+        raise AudioError(f"array: eGeMAPS needs at least {least}, got {len(waveform)}")
     samples = waveform.astype(np.float64) * FULL_SCALE
     short, long = cut(samples, SHORT), cut(samples, LONG) * gaussian()
     windowed = short * hamming()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serkit.encoders.egemaps.frames import LONG_FFT, LONG_HERTZ
 from serkit.encoders.egemaps.formants import FORMANTS
+from serkit.encoders.egemaps.frames import LONG_FFT, LONG_HERTZ
 
 MOST = 100
 """Harmonics looked at, the fundamental included."""

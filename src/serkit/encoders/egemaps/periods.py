@@ -23,7 +23,7 @@ def jitter_shimmer(samples: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):  # a stretch of equal samples correlates with nothing
         owner, start, length, exact, similarity = find_periods(samples, pitch)
     amplitude, change = _amplitudes(samples, start, length)
-    # A period that two frames find must differ by exactly nothing, for smoothing leaves out zeros: hence single precision.
+    # A period that two frames find must differ by exactly nothing, as smoothing leaves out zeros: hence float32.
     seconds = (exact / RATE).astype(np.float32).astype(float)
     return _contours(pitch, owner, seconds, amplitude, change, similarity > LEAST_CORRELATION)
 
@@ -106,7 +106,12 @@ def _amplitudes(samples: np.ndarray, start: np.ndarray, length: np.ndarray) -> t
 
 
 def _contours(
-    pitch: np.ndarray, owner: np.ndarray, seconds: np.ndarray, amplitude: np.ndarray, change: np.ndarray, good: np.ndarray
+    pitch: np.ndarray,
+    owner: np.ndarray,
+    seconds: np.ndarray,
+    amplitude: np.ndarray,
+    change: np.ndarray,
+    good: np.ndarray,
 ) -> np.ndarray:
     """Average the good periods of each frame; jitter compares each with the good one before it in the same stretch."""
     count = len(pitch)

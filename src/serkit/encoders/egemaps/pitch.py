@@ -51,11 +51,11 @@ def log_scale() -> np.ndarray:
     for row in range(1, POINTS - 1):
         bend[row, row - 1 : row + 2] = width[row - 1] / 6, (width[row - 1] + width[row]) / 3, width[row] / 6
         right[row, row - 1 : row + 2] = 1 / width[row - 1], -1 / width[row - 1] - 1 / width[row], 1 / width[row]
-    second = np.linalg.solve(bend, right)
+    second: np.ndarray = np.linalg.solve(bend, right)
     target = FIRST + STEP * np.arange(POINTS)
     left = np.clip(np.searchsorted(knots, target, side="right") - 1, 0, POINTS - 2)
-    after = ((target - knots[left]) / width[left])[:, None]
-    before, factor = 1 - after, (width[left] ** 2 / 6)[:, None]
+    after = ((target - knots[left]) / width[left]).reshape(-1, 1)
+    before, factor = 1 - after, (width[left] ** 2 / 6).reshape(-1, 1)
     straight = before * np.eye(POINTS)[left] + after * np.eye(POINTS)[left + 1]
     curved = (before**3 - before) * second[left] + (after**3 - after) * second[left + 1]
     return ((straight + factor * curved) @ smoothing).T
@@ -86,7 +86,7 @@ def auditory_weights() -> np.ndarray:
 
 def keep_peaks(magnitude: np.ndarray) -> np.ndarray:
     """Zero the bins of ``(T, F)`` that lie between two peaks and three or more bins away from any."""
-    peak = np.zeros(magnitude.shape, bool)
+    peak: np.ndarray = np.zeros(magnitude.shape, bool)
     rising = magnitude[:, 1:] > magnitude[:, :-1]
     peak[:, 0] = magnitude[:, 0] > magnitude[:, 1]
     peak[:, 1:-1] = rising[:, :-1] & ~rising[:, 1:]

@@ -1,7 +1,7 @@
 """Loudness, spectral balance, spectral flux and MFCC of the short frames (Eyben et al. 2016, section 3.3).
 
-Sources: HTK's mel filter bank and cepstra (Young et al. 2006, The HTK Book), the equal-loudness curve and cube-root-like
-compression of perceptual linear prediction (Hermansky 1990), alpha ratio and Hammarberg index (Hammarberg et al. 1980).
+Sources: HTK's mel filter bank and cepstra (Young et al. 2006, The HTK Book), the equal-loudness curve and compression
+of perceptual linear prediction (Hermansky 1990), alpha ratio and Hammarberg index (Hammarberg et al. 1980).
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ def to_mel(hertz: np.ndarray) -> np.ndarray:
     return 1127 * np.log(1 + np.asarray(hertz) / 700)
 
 
+def mel_edges() -> np.ndarray:
+    """Return where the triangular filters start, peak and end: 28 points from 20 to 8000 Hz, evenly spaced in mel."""
+    low, high = to_mel(np.array([LOWEST, HIGHEST])).tolist()
+    return np.linspace(low, high, BANDS + 2)
+
+
 @cache
 def mel_weights() -> np.ndarray:
-    """Return the triangular filters ``(257, 26)`` from 20 to 8000 Hz, evenly spaced on the mel scale."""
-    edges = np.linspace(*to_mel(np.array([LOWEST, HIGHEST])), BANDS + 2)
+    """Return the triangular filters ``(257, 26)``."""
+    edges = mel_edges()
     mel = to_mel(SHORT_HERTZ)[:, None]
     rise = (mel - edges[:-2]) / np.diff(edges)[:-1]
     fall = (edges[2:] - mel) / np.diff(edges)[1:]
@@ -44,8 +50,7 @@ def mel_weights() -> np.ndarray:
 @cache
 def equal_loudness() -> np.ndarray:
     """Return the ear's sensitivity to power at each band's centre ``(26,)``, at most about 1."""
-    edges = np.linspace(*to_mel(np.array([LOWEST, HIGHEST])), BANDS + 2)
-    omega = 2 * np.pi * 700 * (np.exp(edges[1:-1] / 1127) - 1)
+    omega = 2 * np.pi * 700 * (np.exp(mel_edges()[1:-1] / 1127) - 1)
     square = omega**2
     numerator = 1e32 * (square + 56.8e6) * square**2
     return numerator / ((square + 6.3e6) ** 2 * (square + 0.38e9) * (square**3 * omega + 1.7e31))
