@@ -190,7 +190,10 @@ def _slopes(contour: np.ndarray) -> list[float]:
 
 
 def segment_lengths(inside: np.ndarray) -> list[int]:
-    """Return the lengths in frames of the segments of ``inside (T,)``: three frames start one, two others end it."""
+    """Return the lengths of the segments of ``inside (T,)``: three frames start one, two others end it.
+
+    As in the reference, a segment is one frame shorter than it has frames.
+    """
     lengths = []
     start = entered = left = 0
     state = "outside"
