@@ -145,7 +145,7 @@ def test_the_voice_of_a_vowel_is_measured(smile):
 
 
 def test_the_predictor_knows_the_formants_of_a_vowel_and_opensmile_reads_it_with_the_wrong_sign():
-    frames = cut_frames(vowel(), 16_000).windowed[20:70]
+    frames = cut_frames(vowel(), 16_000).short[20:70]
     narrow, mirrored = [], []
     for polynomial in predictors(frames):
         roots = np.roots([1, *polynomial])

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from serkit.encoders.egemaps.frames import SHORT, SHORT_FFT
+from serkit.encoders.egemaps.frames import SHORT, SHORT_FFT, hamming, in_blocks
 
 RATE = 11_000
 """Hz; the short frames are brought to this rate by an inverse transform of their own length."""
@@ -23,7 +23,7 @@ FORMANTS = 3
 
 @cache
 def resampling() -> np.ndarray:
-    """Return ``(320, 220)``: a windowed frame at 16 kHz times this is the frame at 11 kHz.
+    """Return ``(320, 220)``: a frame at 16 kHz times this is the frame at 11 kHz under the window of the spectra.
 
     The reference centres the frame among 512 points, keeps the transform's bins below 220 / 2 and returns the first 220
     of 352 points. So what lies above 3.4 kHz and the last quarter of the frame are lost; that is part of what its
@@ -32,7 +32,7 @@ def resampling() -> np.ndarray:
     bins, time = np.arange(RESAMPLED // 2), np.arange(SHORT) + (SHORT_FFT - SHORT) // 2
     forward = np.exp(-2j * np.pi * np.outer(time, bins) / SHORT_FFT)
     back = np.exp(2j * np.pi * np.outer(bins, np.arange(RESAMPLED)) * 16_000 / RATE / SHORT_FFT)
-    return (forward @ back).real * 2 / SHORT_FFT
+    return hamming()[:, None] * (forward @ back).real * 2 / SHORT_FFT
 
 
 def predictors(frames: np.ndarray) -> np.ndarray:
@@ -57,6 +57,10 @@ def formants(frames: np.ndarray) -> np.ndarray:
 
     Zero where a frame has fewer.
     """
+    return in_blocks(_formants, frames)
+
+
+def _formants(frames: np.ndarray) -> np.ndarray:
     polynomial = predictors(frames)
     companion = np.zeros((len(polynomial), ORDER, ORDER))
     companion[:, np.arange(1, ORDER), np.arange(ORDER - 1)] = 1

@@ -6,6 +6,7 @@ spectral, 60 ms under a Gaussian window for everything that needs pitch. There a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,6 +22,9 @@ LONG, LONG_FFT = 960, 1024
 SHORT_HERTZ = np.arange(SHORT_FFT // 2 + 1) * (SAMPLING_RATE / SHORT_FFT)
 LONG_HERTZ = np.arange(LONG_FFT // 2 + 1) * (SAMPLING_RATE / LONG_FFT)
 
+BLOCK = 512
+"""Frames that are worked on at once, so that memory stays bounded and arrays stay in the cache."""
+
 FULL_SCALE = 32768 / 32767
 """openSMILE takes 16-bit samples and divides them by 32767."""
 
@@ -29,13 +33,12 @@ FULL_SCALE = 32768 / 32767
 class Frames:
     """A waveform ``samples (S,)`` at 16 kHz, cut into frames, with the spectra that the descriptors read.
 
-    ``short (T + 4, 320)`` are raw frames of 20 ms and ``windowed`` the same under the window; ``short_magnitude
-    (T + 4, 257)`` and ``long_magnitude (T, 513)`` are their spectra, and ``rms (T,)`` that of the windowed long frames.
+    ``short (T + 4, 320)`` are the raw frames of 20 ms; ``short_magnitude (T + 4, 257)`` and ``long_magnitude (T, 513)``
+    are the spectra of the windowed frames in single precision, and ``rms (T,)`` that of the windowed long frames.
     """
 
     samples: np.ndarray
     short: np.ndarray
-    windowed: np.ndarray
     short_magnitude: np.ndarray
     long_magnitude: np.ndarray
     rms: np.ndarray
@@ -59,6 +62,12 @@ def gaussian(sigma: float = 0.4) -> np.ndarray:
     return np.exp(-0.5 * ((np.arange(LONG) - middle) / (sigma * middle)) ** 2)
 
 
+def in_blocks(describe: Callable[..., np.ndarray], *rows: np.ndarray) -> np.ndarray:
+    """Return what ``describe`` makes of ``rows (T, ...)``, a block of frames at a time."""
+    starts = range(0, max(len(rows[0]), 1), BLOCK)
+    return np.concatenate([describe(*(row[start : start + BLOCK] for row in rows)) for start in starts])
+
+
 def cut(samples: np.ndarray, size: int) -> np.ndarray:
     """Return every whole frame of ``size`` samples as a read-only view ``(T, size)``."""
     return np.lib.stride_tricks.sliding_window_view(samples, size)[::HOP]
@@ -71,11 +80,18 @@ def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
         least = f"{LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s)"
         raise AudioError(f"array: eGeMAPS needs at least {least}, got {len(waveform)}")
     samples = waveform.astype(np.float64) * FULL_SCALE
-    short, long = cut(samples, SHORT), cut(samples, LONG) * gaussian()
-    windowed = short * hamming()
-    long_magnitude = np.abs(np.fft.rfft(long, LONG_FFT))
-    rms = np.sqrt(np.einsum("ij,ij->i", long, long) / LONG)
-    return Frames(samples, short, windowed, np.abs(np.fft.rfft(windowed, SHORT_FFT)), long_magnitude, rms)
+    short, long = cut(samples, SHORT), cut(samples, LONG)
+    return Frames(
+        samples,
+        short,
+        in_blocks(lambda rows: _magnitude(rows * hamming(), SHORT_FFT), short),
+        in_blocks(lambda rows: _magnitude(rows * gaussian(), LONG_FFT), long),
+        np.sqrt(in_blocks(lambda rows: rows**2 @ gaussian() ** 2 / LONG, long)),
+    )
+
+
+def _magnitude(windowed: np.ndarray, size: int) -> np.ndarray:
+    return np.abs(np.fft.rfft(windowed, size)).astype(np.float32)
 
 
 def smooth(contours: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ SECONDS = 0.01
 THRESHOLD = 0.1
 """Share of a contour's range that a rise or fall needs to count."""
 SHORTEST_SEGMENT, SHORTEST_PAUSE = 3, 2
+MOST_SEGMENTS = 1000
+"""The set's own limit: later segments of a long recording do not count."""
 POWER_FLOOR = 1e-12
 
 SHAPE = (
@@ -219,6 +221,6 @@ def segment_lengths(inside: np.ndarray) -> list[int]:
 
 def _describe_segments(inside: np.ndarray) -> tuple[float, float, float]:
     """Return segments per second, and mean and standard deviation of their lengths in seconds."""
-    lengths = np.array(segment_lengths(inside) or [0]) * SECONDS
-    number = np.count_nonzero(lengths) / (len(inside) * SECONDS)
-    return float(number), float(lengths.mean()), float(lengths.std())
+    lengths = segment_lengths(inside)[:MOST_SEGMENTS]
+    seconds = np.array(lengths or [0]) * SECONDS
+    return len(lengths) / (len(inside) * SECONDS), float(seconds.mean()), float(seconds.std())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from serkit.encoders.egemaps.formants import FORMANTS
-from serkit.encoders.egemaps.frames import LONG_FFT, LONG_HERTZ
+from serkit.encoders.egemaps.frames import LONG_FFT, LONG_HERTZ, in_blocks
 
 MOST = 100
 """Harmonics looked at, the fundamental included."""
@@ -28,11 +28,12 @@ def harmonic_descriptors(magnitude: np.ndarray, pitch: np.ndarray, formants: np.
     described[:, :3] = 0
     voiced = pitch > 0
     if voiced.any():
-        described[voiced] = _describe(magnitude[voiced], pitch[voiced], formants[voiced, ::2])
+        described[voiced] = in_blocks(_describe, magnitude[voiced], pitch[voiced], formants[voiced, ::2])
     return described
 
 
 def _describe(magnitude: np.ndarray, pitch: np.ndarray, formants: np.ndarray) -> np.ndarray:
+    magnitude = magnitude.astype(float)
     hertz, peak, level = find_harmonics(magnitude, pitch)
     row = np.arange(len(pitch))
     amplitudes = np.zeros((len(pitch), FORMANTS))

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from serkit.encoders.egemaps.frames import LONG_HERTZ, Frames
+from serkit.encoders.egemaps.frames import LONG_HERTZ, Frames, in_blocks
 
 CANDIDATES = 6
 LOWEST, HIGHEST = 55.0, 1000.0
@@ -104,9 +104,9 @@ def keep_peaks(magnitude: np.ndarray) -> np.ndarray:
     return magnitude * keep
 
 
-def subharmonic_sums(frames: Frames) -> np.ndarray:
-    """Return ``(T, 513)``: how well the harmonics of each frequency on the logarithmic axis fit the spectrum."""
-    cleaned = keep_peaks(frames.long_magnitude).astype(np.float32)
+def subharmonic_sums(magnitude: np.ndarray) -> np.ndarray:
+    """Return ``(T, 513)``: how well the harmonics of each frequency on the log axis fit spectra ``(T, 513)``."""
+    cleaned = keep_peaks(magnitude)
     scaled = np.empty_like(cleaned)
     for bins, points, weights in log_scale_blocks():
         scaled[:, points] = cleaned[:, bins] @ weights
@@ -118,8 +118,8 @@ def subharmonic_sums(frames: Frames) -> np.ndarray:
     return total
 
 
-def pitch_candidates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequencies (Hz) and voicing probabilities ``(T, 6)`` of the highest peaks, best first; 0 where none."""
+def pitch_candidates(sums: np.ndarray) -> np.ndarray:
+    """Return frequencies (Hz) and voicing probabilities ``(T, 2, 6)`` of the highest peaks, best first; 0 if none."""
     peak = (sums[:, 1:-1] > sums[:, :-2]) & (sums[:, 1:-1] > sums[:, 2:])
     height = np.where(peak, sums[:, 1:-1], 0.0)
     best = np.argpartition(-height, CANDIDATES, axis=1)[:, :CANDIDATES]
@@ -140,7 +140,7 @@ def pitch_candidates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     row, top = np.arange(len(score)), score.argmax(1)
     for value in (frequency, voicing):
         value[row, top], value[:, 0] = value[:, 0].copy(), value[row, top].copy()
-    return frequency, voicing
+    return np.stack([frequency, voicing], 1)
 
 
 def local_costs(frequency: np.ndarray, voicing: np.ndarray) -> np.ndarray:
@@ -228,7 +228,8 @@ def pitch(frames: Frames) -> tuple[np.ndarray, int]:
 
     Also returned is how many frames are decided before the recording's end is known.
     """
-    frequency, voicing = pitch_candidates(subharmonic_sums(frames))
+    candidates = in_blocks(lambda rows: pitch_candidates(subharmonic_sums(rows)), frames.long_magnitude)
+    frequency, voicing = candidates[:, 0], candidates[:, 1]
     path, decided = best_path(local_costs(frequency, voicing), transition_costs(frequency))
     chosen = np.concatenate([frequency, np.zeros((len(frequency), 1))], 1)[np.arange(len(path)), path]
     return np.where(frames.rms > QUIET, chosen, 0.0), decided

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from serkit.encoders.egemaps.frames import SHORT_HERTZ, Frames
+from serkit.encoders.egemaps.frames import SHORT_HERTZ, Frames, in_blocks
 
 BANDS = 26
 LOWEST, HIGHEST = 20.0, 8000.0
@@ -80,12 +80,17 @@ def slope_weights() -> np.ndarray:
 
 def spectral_descriptors(frames: Frames) -> np.ndarray:
     """Return ``(T + 4, 10)``: loudness, alpha ratio, Hammarberg index, two slopes, flux, MFCC 1-4."""
-    power = frames.short_magnitude**2
+    described = in_blocks(_describe, frames.short_magnitude)
+    return np.insert(described, 5, _flux(frames.short_magnitude), axis=1)
+
+
+def _describe(magnitude: np.ndarray) -> np.ndarray:
+    power = magnitude.astype(float) ** 2
     mel = power @ mel_weights()
     loudness = ((np.maximum(mel, MEL_FLOOR) * equal_loudness()) ** COMPRESSION).mean(1)
     cepstra = np.log(np.maximum(mel * 32767.0**2, 1.0)) @ cosines()
     slopes = 10 * np.log10(np.maximum(power, POWER_FLOOR)) @ slope_weights()
-    return np.column_stack([loudness, _balance(power), slopes, _flux(frames.short_magnitude), cepstra])
+    return np.column_stack([loudness, _balance(power), slopes, cepstra])
 
 
 def _balance(power: np.ndarray) -> np.ndarray:
@@ -102,4 +107,4 @@ def _balance(power: np.ndarray) -> np.ndarray:
 def _flux(magnitude: np.ndarray) -> np.ndarray:
     """Root mean square change of the magnitudes below 5 kHz since the previous frame; 0 for the first."""
     change = np.diff(magnitude[:, SHORT_HERTZ < FLUX_LIMIT], axis=0)
-    return np.concatenate([[0.0], np.sqrt((change**2).mean(1))])
+    return np.concatenate([[0.0], np.sqrt((change**2).mean(1, dtype=float))])
