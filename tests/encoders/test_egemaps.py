@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import soxr
+import torch
 from scipy.signal import lfilter
 
 from serkit.data.audio import read_audio
@@ -189,6 +190,11 @@ def test_encoders_say_what_their_columns_are():
     first = frames.fingerprint()
     frames.revision += 1
     assert frames.fingerprint() != first
+
+
+def test_an_encoder_without_a_graph_says_so_when_it_is_exported():
+    with pytest.raises(Exception, match="egemaps is not a graph of tensors: it cannot be compiled or exported"):
+        torch.export.export(create_encoder("egemaps"), (torch.zeros(1, 2000), torch.tensor([2000])))
 
 
 def test_extremes_stand_out_by_a_tenth_of_the_range():

@@ -11,6 +11,7 @@ from serkit.encoders.egemaps.contours import LLD_NAMES, low_level_descriptors
 from serkit.encoders.egemaps.frames import HOP, LONG
 from serkit.encoders.egemaps.functionals import FUNCTIONAL_NAMES, functionals
 from serkit.encoders.front import frame_mask
+from serkit.errors import InputError
 
 
 class DescriptorEncoder(Encoder):
@@ -27,6 +28,10 @@ class DescriptorEncoder(Encoder):
         raise NotImplementedError
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        if torch.compiler.is_compiling():
+            raise InputError(
+                f"encoder {self.name} is not a graph of tensors: it cannot be compiled or exported to ONNX"
+            )
         rows = zip(waveforms.detach().cpu().numpy(), lengths.tolist(), strict=True)
         described = [torch.from_numpy(self.describe(row[:length])) for row, length in rows]
         layers = torch.nn.utils.rnn.pad_sequence(described, batch_first=True)[:, None].to(waveforms.device)
