@@ -12,43 +12,61 @@ from functools import cache
 import numpy as np
 
 from serkit.encoders.egemaps.frames import SHORT, SHORT_FFT, hamming, in_blocks
+from serkit.encoders.egemaps.single import spectrum
 
 RATE = 11_000
 """Hz; the short frames are brought to this rate by an inverse transform of their own length."""
 RESAMPLED = SHORT * RATE // 16_000
+BINS = RESAMPLED // 2
 ORDER = 11
 LOWEST, HIGHEST = 50.0, 5450.0
 FORMANTS = 3
 
 
 @cache
-def resampling() -> np.ndarray:
-    """Return ``(320, 220)``: a frame at 16 kHz times this is the frame at 11 kHz under the window of the spectra.
+def resampling() -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines and sines ``(110, 220, 1)`` that turn the spectrum of a frame at 16 kHz into one at 11 kHz."""
+    angle = 2 * np.pi * np.outer(np.arange(BINS), np.arange(RESAMPLED))[:, :, None] / (SHORT_FFT * RATE / 16_000)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def resample(frames: np.ndarray) -> np.ndarray:
+    """Return short frames ``(T, 320)`` under their window at 11 kHz, ``(220, T)`` in single precision.
 
     The reference centres the frame among 512 points, keeps the transform's bins below 220 / 2 and returns the first 220
     of 352 points. So what lies above 3.4 kHz and the last quarter of the frame are lost; that is part of what its
-    formants are, and kept, like the double weight of the constant part.
+    formants are, and kept, like the double weight of the constant part and the order of summation.
     """
-    bins, time = np.arange(RESAMPLED // 2), np.arange(SHORT) + (SHORT_FFT - SHORT) // 2
-    forward = np.exp(-2j * np.pi * np.outer(time, bins) / SHORT_FFT)
-    back = np.exp(2j * np.pi * np.outer(bins, np.arange(RESAMPLED)) * 16_000 / RATE / SHORT_FFT)
-    return hamming()[:, None] * (forward @ back).real * 2 / SHORT_FFT
+    padded = np.zeros((SHORT_FFT, len(frames)), np.float32)
+    start = (SHORT_FFT - SHORT) // 2
+    padded[start : start + SHORT] = (frames.astype(np.float32) * hamming().astype(np.float32)).T
+    bins = spectrum(padded, BINS)
+    resampled = np.repeat(bins[:1].real, RESAMPLED, 0)
+    product = np.empty_like(resampled)
+    for cos, sin, real, imag in zip(*resampling(), bins.real.copy(), bins.imag.copy(), strict=True):
+        if sin.any():
+            resampled += np.multiply(cos, real, out=product)
+            resampled += np.multiply(sin, imag, out=product)
+    return resampled / np.float32(SHORT_FFT // 2)
 
 
 def predictors(frames: np.ndarray) -> np.ndarray:
-    """Return the prediction polynomials ``(T, 11)`` without their leading one (autocorrelation method)."""
-    resampled = frames @ resampling()
-    lags = np.stack(
-        [np.einsum("ij,ij->i", resampled[:, lag:], resampled[:, : RESAMPLED - lag]) for lag in range(12)], 1
-    )
-    polynomial = np.zeros((len(frames), ORDER))
-    error = np.where(lags[:, 0] > 0, lags[:, 0], 1.0)
+    """Return the prediction polynomials ``(11, T)`` of ``(T, 320)``, without their leading one (autocorrelation method).
+
+    In single precision throughout, as everything up to here: the equations are so close to singular that a more exact
+    answer would be a different one.
+    """
+    resampled = resample(frames)
+    lags = [(resampled[lag:] * resampled[: RESAMPLED - lag]).sum(0) for lag in range(ORDER + 1)]
+    polynomial = np.zeros((ORDER, len(frames)), np.float32)
+    error = np.where(lags[0] > 0, lags[0], np.float32(1))
     for order in range(ORDER):
-        residual = lags[:, order + 1] + np.einsum("ij,ij->i", polynomial[:, :order], lags[:, order:0:-1])
-        reflection = -residual / error
-        polynomial[:, :order] += reflection[:, None] * polynomial[:, :order][:, ::-1]
-        polynomial[:, order] = reflection
-        error = error * (1 - reflection**2)
+        residual = lags[order + 1].copy()
+        for known in range(order):
+            residual += polynomial[known] * lags[order - known]
+        polynomial[order] = reflection = (np.float32(-1) / error) * residual
+        polynomial[:order] += reflection * polynomial[:order][::-1].copy()
+        error = error * (1 - reflection * reflection)
     return polynomial
 
 
@@ -61,10 +79,9 @@ def formants(frames: np.ndarray) -> np.ndarray:
 
 
 def _formants(frames: np.ndarray) -> np.ndarray:
-    polynomial = predictors(frames)
-    companion = np.zeros((len(polynomial), ORDER, ORDER))
+    companion = np.zeros((len(frames), ORDER, ORDER))
     companion[:, np.arange(1, ORDER), np.arange(ORDER - 1)] = 1
-    companion[:, 0, :] = polynomial
+    companion[:, 0, :] = predictors(frames).T
     roots = np.linalg.eigvals(companion)
     with np.errstate(divide="ignore"):
         hertz = np.angle(roots) * RATE / (2 * np.pi)
@@ -74,5 +91,5 @@ def _formants(frames: np.ndarray) -> np.ndarray:
     hertz, bandwidth = np.take_along_axis(hertz, order, 1), np.take_along_axis(bandwidth, order, 1)
     found = np.isfinite(hertz)
     return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(
-        len(polynomial), 2 * FORMANTS
+        len(frames), 2 * FORMANTS
     )

@@ -25,7 +25,7 @@ LONG_HERTZ = np.arange(LONG_FFT // 2 + 1) * (SAMPLING_RATE / LONG_FFT)
 BLOCK = 512
 """Frames that are worked on at once, so that memory stays bounded and arrays stay in the cache."""
 
-FULL_SCALE = 32768 / 32767
+FULL_SCALE = 32768, 32767
 """openSMILE takes 16-bit samples and divides them by 32767."""
 
 
@@ -79,7 +79,7 @@ def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
     if len(waveform) < LONG:
         least = f"{LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s)"
         raise AudioError(f"array: eGeMAPS needs at least {least}, got {len(waveform)}")
-    samples = waveform.astype(np.float64) * FULL_SCALE
+    samples = waveform.astype(np.float64) * FULL_SCALE[0] / FULL_SCALE[1]
     short, long = cut(samples, SHORT), cut(samples, LONG)
     return Frames(
         samples,
