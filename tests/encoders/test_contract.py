@@ -27,10 +27,8 @@ every_encoder = pytest.mark.parametrize("name", list(ENTRIES))
 FRAME_SLACK = {"egemaps": 5}
 """Frames that an encoder may be away from its samples over its hop, when more than two: eGeMAPS uses whole 60 ms."""
 ONE_FRAME = {"egemaps-functionals"}
-EXACT = {"atol": 1e-5, "rtol": 0}
-GAIN_TOLERANCE = {"egemaps": {"atol": 0.02, "rtol": 1e-3}, "egemaps-functionals": {"atol": 0.02, "rtol": 1e-3}}
-"""Descriptors are in Hz and dB, not normalised, and formants amplify what rounding a gain does to the samples. Only for
-levelled waveforms, whose gain depends on the batch in its last bit."""
+FORMANTS = ("F1", "F2", "F3", "A3")
+"""In names of descriptors that single precision decides on: see docs/egemaps.md."""
 WEIGHTS = Path(
     os.environ.get("SERKIT_WEIGHTS")
     or Path(__file__).parents[3] / "shared" / "weights" / "whisper-base-encoder-fp16.safetensors"
@@ -42,6 +40,10 @@ def tiny(name, trim=None, level=None):
     encoder = ENTRIES[name].create_tiny()
     encoder.trim, encoder.level = trim, level
     return encoder
+
+
+def without_formants(encoder):
+    return [not any(formant in feature for formant in FORMANTS) for feature in encoder.feature_names]
 
 
 def longest(encoder):
@@ -106,8 +108,7 @@ def test_an_utterance_gets_the_same_answer_in_any_batch(name, front, data):
     for row, clip in enumerate(clips):
         single, frames = alone(encoder, clip), int(batch.lengths[row])
         assert single.lengths.tolist() == [frames]
-        near = GAIN_TOLERANCE.get(name, EXACT) if encoder.level is not None else EXACT
-        torch.testing.assert_close(batch.layers[row, :, :frames], single.layers[0], **near)
+        torch.testing.assert_close(batch.layers[row, :, :frames], single.layers[0], atol=1e-5, rtol=0)
         assert not batch.layers[row, :, frames:].any()
         assert batch.start is None or batch.start[row] == single.start[0]
 
@@ -148,8 +149,13 @@ def test_trimming_gives_the_frames_of_the_trimmed_recording(name):
 @every_encoder
 def test_levelling_makes_the_gain_irrelevant(name):
     encoder, clip = tiny(name, level=-23), speech(12_000, 4)
-    near = GAIN_TOLERANCE.get(name, {"atol": 2e-5, "rtol": 0})
-    torch.testing.assert_close(alone(encoder, clip).layers, alone(encoder, clip * 0.05).layers, **near)
+    loud, quiet = alone(encoder, clip).layers, alone(encoder, clip * 0.05).layers
+    if not hasattr(encoder, "feature_names"):
+        torch.testing.assert_close(loud, quiet, atol=2e-5, rtol=0)
+    else:  # in Hz and dB, not normalised
+        sure = without_formants(encoder)
+        torch.testing.assert_close(loud[..., sure], quiet[..., sure], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(loud.median(dim=2).values, quiet.median(dim=2).values, atol=0.01, rtol=0.01)
 
 
 @every_encoder
@@ -289,13 +295,13 @@ def whisper_on_random_weights(tmp_path):
 def opensmile_on_tones(level, name):
     """What openSMILE finds in gliding tones, column by column over its range; formants are left to real speech.
 
-    A tone of eight harmonics says nothing about most of the spectrum, and single precision then decides on formants.
+    A tone of eight harmonics says nothing about most of the spectrum: rounding to 16 bits then decides on formants.
     """
     opensmile = pytest.importorskip("opensmile", reason="the reference implementation comes with serkit[opensmile]")
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel[level])
     encoder = create_encoder(name)
     assert list(encoder.feature_names) == smile.feature_names
-    sure = [not any(formant in feature for formant in ("F1", "F2", "F3", "A3")) for feature in encoder.feature_names]
+    sure = without_formants(encoder)
     assert sum(sure) >= 14
     for seed in range(3):
         clip = (speech(24_000, seed, noise=1e-3) * 32768).trunc() / 32768  # openSMILE takes 16 bits

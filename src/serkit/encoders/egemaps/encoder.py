@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.egemaps.contours import LLD_NAMES, low_level_descriptors
 from serkit.encoders.egemaps.frames import HOP, LONG
 from serkit.encoders.egemaps.functionals import FUNCTIONAL_NAMES, functionals
-from serkit.encoders.front import frame_mask
 from serkit.errors import InputError
 
 
@@ -27,16 +27,23 @@ class DescriptorEncoder(Encoder):
         """Return the frames ``(T, D)`` of one ``waveform (S,)`` at 16 kHz."""
         raise NotImplementedError
 
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
         if torch.compiler.is_compiling():
             raise InputError(
                 f"encoder {self.name} is not a graph of tensors: it cannot be compiled or exported to ONNX"
             )
-        rows = zip(waveforms.detach().cpu().numpy(), lengths.tolist(), strict=True)
-        described = [torch.from_numpy(self.describe(row[:length])) for row, length in rows]
-        layers = torch.nn.utils.rnn.pad_sequence(described, batch_first=True)[:, None].to(waveforms.device)
-        counts = self.frame_lengths(lengths)
-        return FrameFeatures(layers * frame_mask(counts, layers.shape[2])[:, None, :, None], counts, self.frame_rate)
+        self.check_lengths(lengths)
+        alone = []  # a gain that a batch changes in its last bit would already move formants
+        for row, length in zip(waveforms, lengths.tolist(), strict=True):
+            alone.append(super().forward(row[None, :length], torch.tensor([length], device=lengths.device)))
+        layers = pad_sequence([features.layers[0, 0] for features in alone], batch_first=True)[:, None]
+        counts = torch.cat([features.lengths for features in alone])
+        starts = [features.start for features in alone if features.start is not None]
+        return FrameFeatures(layers, counts, self.frame_rate, torch.cat(starts) if starts else None)
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        described = torch.from_numpy(self.describe(waveforms[0, : int(lengths)].detach().cpu().numpy()))
+        return FrameFeatures(described[None, None].to(waveforms.device), self.frame_lengths(lengths), self.frame_rate)
 
 
 class LowLevelEncoder(DescriptorEncoder):

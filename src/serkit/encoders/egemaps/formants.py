@@ -51,11 +51,13 @@ def resample(frames: np.ndarray) -> np.ndarray:
 
 
 def predictors(frames: np.ndarray) -> np.ndarray:
-    """Return the prediction polynomials ``(11, T)`` of ``(T, 320)``, without their leading one (autocorrelation method).
+    """Return prediction polynomials ``(11, T)`` for frames ``(T, 320)``, without their leading one (autocorrelation).
 
     In single precision throughout, as everything up to here: the equations are so close to singular that a more exact
     answer would be a different one.
     """
+    if len(frames) == 1:  # NumPy would add the samples of a single column in another order
+        return predictors(np.repeat(frames, 2, 0))[:, :1]
     resampled = resample(frames)
     lags = [(resampled[lag:] * resampled[: RESAMPLED - lag]).sum(0) for lag in range(ORDER + 1)]
     polynomial = np.zeros((ORDER, len(frames)), np.float32)
@@ -90,6 +92,4 @@ def _formants(frames: np.ndarray) -> np.ndarray:
     order = np.argsort(hertz, axis=1)[:, :FORMANTS]
     hertz, bandwidth = np.take_along_axis(hertz, order, 1), np.take_along_axis(bandwidth, order, 1)
     found = np.isfinite(hertz)
-    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(
-        len(frames), 2 * FORMANTS
-    )
+    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(frames), 2 * FORMANTS)

@@ -1,7 +1,7 @@
 """A real Fourier transform of 512 points in single precision, rounded exactly as the reference's is.
 
-The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, so here the order
-of operations matters. openSMILE uses Takuya Ooura's split-radix transform
+The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, so here the
+order of operations matters. openSMILE uses Takuya Ooura's split-radix transform
 (http://www.kurims.kyoto-u.ac.jp/~ooura/fft.html). This is that algorithm, decimation in frequency with conjugate pairs,
 for many frames at once: arrays are complex, ``(blocks, points, T)``, the last axis being frames. Products of complex
 numbers are written out, because NumPy's own may be fused and then round differently.
@@ -45,20 +45,20 @@ class Weights:
 @cache
 def weights() -> Weights:
     """Compute the weights as the reference does: angles in single, cosines in double precision, then rounded."""
-    eighth_turn = np.float32(np.arctan(1.0))
-    angle = np.arange(1, STEPS, dtype=np.float32) * 4 * (eighth_turn / np.float32(64))
-    thrice = np.arange(1, STEPS, dtype=np.float32) * 4 * (3 * (eighth_turn / np.float32(64)))
+    eighth_turn, count = np.float32(np.arctan(1.0)), np.arange(64, dtype=np.float32)
+    step = eighth_turn / np.float32(64)
+    angle, thrice = count[4::4] * step, count[4::4] * (np.float32(3) * step)
     half = np.float32(np.cos(float(eighth_turn)))
     one, three = (np.full((STEPS + 1, 2), (1, 0), np.float32) for _ in range(2))
     one[1:-1] = np.stack([np.cos(angle, dtype=float), np.sin(angle, dtype=float)], 1)
     three[1:-1] = np.stack([np.cos(thrice, dtype=float), -np.sin(thrice, dtype=float)], 1)
     one[-1], three[-1] = half, -half
-    fine = np.arange(1, 64, dtype=np.float32) * (eighth_turn / np.float32(64))
     unpack = np.full(128, np.float32(0.5) * half)
-    unpack[1:64], unpack[:64:-1] = 0.5 * np.cos(fine, dtype=float), 0.5 * np.sin(fine, dtype=float)
+    unpack[1:64] = 0.5 * np.cos(count[1:] * step, dtype=float)
+    unpack[:64:-1] = 0.5 * np.sin(count[1:] * step, dtype=float)
     finer = []
     for table, factor in ((one, 2), (three, 6)):
-        between = np.float32(0.5 / np.cos(float(factor * (eighth_turn / np.float32(64))))) * (table[:-1] + table[1:])
+        between = np.float32(0.5 / np.cos(float(np.float32(factor) * step))) * (table[:-1] + table[1:])
         finer.append(_mirror(np.stack([table[:-1], between], 1).reshape(-1, 2)))
     middle = _mirror(one[:STEPS:2]), _mirror(three[:STEPS:2])
     odd = _columns(one[:-1]), _columns(three[:-1]), _columns(one[:0:-1, ::-1]), _columns(three[:0:-1, ::-1])
@@ -66,7 +66,7 @@ def weights() -> Weights:
 
 
 def _mirror(table: np.ndarray) -> Weight:
-    """Continue ``table (n, 2)`` over the next n points by itself mirrored at 45 degrees; what is there is left to do."""
+    """Continue ``table (n, 2)`` over n more points by itself mirrored at 45 degrees, where a dummy stands."""
     return _columns(np.concatenate([table, np.ones((1, 2), np.float32), table[:0:-1, ::-1]]))
 
 
@@ -140,7 +140,12 @@ def finish(x: np.ndarray) -> np.ndarray:
     a = [x[:, point] for point in range(16)]
     up, down, y = [], [], [a[0]] * 16
     for k in range(4):
-        even, odd, difference, turned = a[k] + a[k + 8], a[k + 4] + a[k + 12], a[k] - a[k + 8], turn(a[k + 4] - a[k + 12])
+        even, odd, difference, turned = (
+            a[k] + a[k + 8],
+            a[k + 4] + a[k + 12],
+            a[k] - a[k + 8],
+            turn(a[k + 4] - a[k + 12]),
+        )
         y[k], y[k + 4] = even + odd, even - odd
         up.append(difference + turned)
         down.append(difference - turned)
@@ -164,13 +169,19 @@ def finish_odd(x: np.ndarray) -> np.ndarray:
     e, f = rotate(two, plus[2]), rotate(two[::-1], plus[6])
     g, h = rotate(three, plus[3]), rotate(one[::-1], plus[7])
     pairs = [(a + b + (e + f), c + d + (g + h)), (a + b - (e + f), turn(c + d - (g + h)))]
-    pairs += [(a - b + turn(e - f), eighth(c - d + turn(g - h))), (a - b - turn(e - f), turn(eighth(c - d - turn(g - h))))]
+    pairs += [
+        (a - b + turn(e - f), eighth(c - d + turn(g - h))),
+        (a - b - turn(e - f), turn(eighth(c - d - turn(g - h)))),
+    ]
     a, b = minus[0], turn(eighth(minus[4]))
     c, d = rotate(three, minus[1]), rotate_back(one, minus[5])
     e, f = rotate(two[::-1], minus[2]), rotate(two, minus[6])
     g, h = rotate_back(one[::-1], minus[3]), rotate(three[::-1], minus[7])
     pairs += [(a + b + (e - f), c - d - (g + h)), (a + b - (e - f), turn(c - d + (g + h)))]
-    pairs += [(a - b + turn(e + f), eighth(c + d - turn(g - h))), (a - b - turn(e + f), turn(eighth(c + d + turn(g - h))))]
+    pairs += [
+        (a - b + turn(e + f), eighth(c + d - turn(g - h))),
+        (a - b - turn(e + f), turn(eighth(c + d + turn(g - h)))),
+    ]
     return _sums_and_differences(pairs)
 
 
