@@ -15,6 +15,7 @@ from serkit.encoders.egemaps.formants import RATE, formants, predictors
 from serkit.encoders.egemaps.frames import cut_frames, smooth_nonzero
 from serkit.encoders.egemaps.functionals import find_extremes, segment_lengths
 from serkit.encoders.egemaps.pitch import MEMORY, best_path
+from serkit.encoders.egemaps.single import spectrum
 from serkit.errors import AudioError
 
 CORPORA = ("ravdess", "emodb", "emovo")
@@ -150,6 +151,24 @@ def test_the_predictor_knows_the_formants_of_a_vowel_and_opensmile_reads_it_with
         mirrored.append(np.stack([hertz[kept], -np.log(np.abs(roots[kept])) * RATE / np.pi], 1).ravel())
     np.testing.assert_allclose(np.median(narrow, axis=0), [700, 1220, 2600], rtol=0.05)
     np.testing.assert_allclose(formants(frames), mirrored, rtol=1e-6)
+
+
+def test_the_predictor_equals_opensmile_in_every_bit(clips):
+    opensmile = pytest.importorskip("opensmile", reason="the reference implementation comes with serkit[opensmile]")
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, "gemapsv01b_lpc")
+    for clip in clips[::CLIPS]:
+        theirs = smile.process_signal(clip, 16_000).to_numpy()
+        ours = predictors(cut_frames(clip, 16_000).short).T
+        sound = np.isfinite(theirs).all(1)
+        assert sound.mean() > 0.5
+        np.testing.assert_array_equal(ours[sound], theirs[sound])
+
+
+def test_a_spectrum_in_single_precision_is_that_of_numpy():
+    samples = np.random.default_rng(0).normal(0, 1, (512, 5)).astype(np.float32)
+    expected = np.fft.rfft(samples.T.astype(float)).conj().T
+    np.testing.assert_allclose(spectrum(samples, 128), expected[:128], atol=2e-5)
+    np.testing.assert_array_equal(spectrum(samples, 128)[:, 3], spectrum(samples[:, 3:4], 128)[:, 0])
 
 
 def test_values_do_not_depend_on_the_sampling_rate():

@@ -1,7 +1,7 @@
 """Formants: frequencies and bandwidths from the roots of a linear predictor (Atal & Hanauer 1971), as openSMILE has it.
 
 openSMILE looks for the roots of a polynomial whose coefficients after the first have the wrong sign, so that its
-"formants" are not the resonances of the vocal tract: a vowel made with 700, 1220 and 2600 Hz gets 1053, 2233 and 3076.
+"formants" are not the resonances of the vocal tract: a vowel made with 700, 1220 and 2600 Hz gets 1081, 2133 and 2927.
 Published eGeMAPS results contain these values, so they are what is computed here.
 """
 

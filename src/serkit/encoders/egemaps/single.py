@@ -190,7 +190,7 @@ def _sums_and_differences(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndar
 
 
 def spectrum(samples: np.ndarray, bins: int) -> np.ndarray:
-    """Return the first ``bins`` of the transform of ``samples (512, T)``, complex64 ``(bins, T)``.
+    """Return the first ``bins``, at most 128, of the transform of ``samples (512, T)``: complex64 ``(bins, T)``.
 
     The sign of the angle is positive: it is the conjugate of what NumPy returns.
     """
