@@ -65,7 +65,7 @@ def trace(waveform: np.ndarray, sampling_rate: int, only_voiced_formants: bool) 
     hertz, decided = pitch(frames)
     chosen = np.flatnonzero(hertz) if only_voiced_formants else np.arange(frames.count)
     resonances = np.zeros((frames.count, 6))
-    resonances[chosen] = formants(frames.short[chosen])
+    resonances[chosen] = formants(frames.short_spectrum[chosen])
     return Contours(
         loudness=spectral[:, :1],
         spectral=spectral[:, 1:],

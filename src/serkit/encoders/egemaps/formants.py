@@ -11,8 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from serkit.encoders.egemaps.frames import SHORT, SHORT_FFT, hamming, in_blocks
-from serkit.encoders.egemaps.single import spectrum
+from serkit.encoders.egemaps.frames import SHORT, SHORT_FFT, in_blocks
 
 RATE = 11_000
 """Hz; the short frames are brought to this rate by an inverse transform of their own length."""
@@ -30,17 +29,14 @@ def resampling() -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def resample(frames: np.ndarray) -> np.ndarray:
-    """Return short frames ``(T, 320)`` under their window at 11 kHz, ``(220, T)`` in single precision.
+def resample(spectrum: np.ndarray) -> np.ndarray:
+    """Return the short frames of ``spectrum (T, 257)`` at 11 kHz, ``(220, T)`` in single precision.
 
-    The reference centres the frame among 512 points, keeps the transform's bins below 220 / 2 and returns the first 220
-    of 352 points. So what lies above 3.4 kHz and the last quarter of the frame are lost; that is part of what its
+    The reference has centred the frame among 512 points, keeps the transform's bins below 220 / 2 and returns the first
+    220 of 352 points. So what lies above 3.4 kHz and the last quarter of the frame are lost; that is part of what its
     formants are, and kept, like the double weight of the constant part and the order of summation.
     """
-    padded = np.zeros((SHORT_FFT, len(frames)), np.float32)
-    start = (SHORT_FFT - SHORT) // 2
-    padded[start : start + SHORT] = (frames.astype(np.float32) * hamming().astype(np.float32)).T
-    bins = spectrum(padded, BINS)
+    bins = spectrum[:, :BINS].T
     resampled = np.repeat(bins[:1].real, RESAMPLED, 0)
     product = np.empty_like(resampled)
     for cos, sin, real, imag in zip(*resampling(), bins.real.copy(), bins.imag.copy(), strict=True):
@@ -50,17 +46,17 @@ def resample(frames: np.ndarray) -> np.ndarray:
     return resampled / np.float32(SHORT_FFT // 2)
 
 
-def predictors(frames: np.ndarray) -> np.ndarray:
-    """Return prediction polynomials ``(11, T)`` for frames ``(T, 320)``, without their leading one (autocorrelation).
+def predictors(spectrum: np.ndarray) -> np.ndarray:
+    """Return prediction polynomials ``(11, T)`` for ``spectrum (T, 257)``, without their leading one (autocorrelation).
 
     In single precision throughout, as everything up to here: the equations are so close to singular that a more exact
     answer would be a different one.
     """
-    if len(frames) == 1:  # NumPy would add the samples of a single column in another order
-        return predictors(np.repeat(frames, 2, 0))[:, :1]
-    resampled = resample(frames)
+    if len(spectrum) == 1:  # NumPy would add the samples of a single column in another order
+        return predictors(np.repeat(spectrum, 2, 0))[:, :1]
+    resampled = resample(spectrum)
     lags = [(resampled[lag:] * resampled[: RESAMPLED - lag]).sum(0) for lag in range(ORDER + 1)]
-    polynomial = np.zeros((ORDER, len(frames)), np.float32)
+    polynomial = np.zeros((ORDER, len(spectrum)), np.float32)
     error = np.where(lags[0] > 0, lags[0], np.float32(1))
     for order in range(ORDER):
         residual = lags[order + 1].copy()
@@ -72,18 +68,18 @@ def predictors(frames: np.ndarray) -> np.ndarray:
     return polynomial
 
 
-def formants(frames: np.ndarray) -> np.ndarray:
-    """Return ``(T, 6)``: frequency and bandwidth (Hz) of the three lowest formants of short frames ``(T, 320)``.
+def formants(spectrum: np.ndarray) -> np.ndarray:
+    """Return ``(T, 6)``: frequency and bandwidth (Hz) of the three lowest formants of ``spectrum (T, 257)``.
 
     Zero where a frame has fewer.
     """
-    return in_blocks(_formants, frames)
+    return in_blocks(_formants, spectrum)
 
 
-def _formants(frames: np.ndarray) -> np.ndarray:
-    companion = np.zeros((len(frames), ORDER, ORDER))
+def _formants(spectrum: np.ndarray) -> np.ndarray:
+    companion = np.zeros((len(spectrum), ORDER, ORDER))
     companion[:, np.arange(1, ORDER), np.arange(ORDER - 1)] = 1
-    companion[:, 0, :] = predictors(frames).T
+    companion[:, 0, :] = predictors(spectrum).T
     roots = np.linalg.eigvals(companion)
     with np.errstate(divide="ignore"):
         hertz = np.angle(roots) * RATE / (2 * np.pi)
@@ -92,4 +88,4 @@ def _formants(frames: np.ndarray) -> np.ndarray:
     order = np.argsort(hertz, axis=1)[:, :FORMANTS]
     hertz, bandwidth = np.take_along_axis(hertz, order, 1), np.take_along_axis(bandwidth, order, 1)
     found = np.isfinite(hertz)
-    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(frames), 2 * FORMANTS)
+    return np.stack([np.where(found, hertz, 0), np.where(found, bandwidth, 0)], 2).reshape(len(spectrum), 2 * FORMANTS)

@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 from serkit.data.audio import SAMPLING_RATE, to_16k_mono
+from serkit.encoders.egemaps.single import spectrum
 from serkit.errors import AudioError
 
 HOP = 160
@@ -33,12 +34,14 @@ FULL_SCALE = 32768, 32767
 class Frames:
     """A waveform ``samples (S,)`` at 16 kHz, cut into frames, with the spectra that the descriptors read.
 
-    ``short (T + 4, 320)`` are the raw frames of 20 ms; ``short_magnitude (T + 4, 257)`` and ``long_magnitude (T, 513)``
-    are the spectra of the windowed frames in single precision, and ``rms (T,)`` that of the windowed long frames.
+    ``short (T + 4, 320)`` are the raw frames of 20 ms; ``short_spectrum`` and ``short_magnitude (T + 4, 257)`` and
+    ``long_magnitude (T, 513)`` are the spectra of the windowed frames in single precision, and ``rms (T,)`` that of the
+    windowed long frames.
     """
 
     samples: np.ndarray
     short: np.ndarray
+    short_spectrum: np.ndarray
     short_magnitude: np.ndarray
     long_magnitude: np.ndarray
     rms: np.ndarray
@@ -81,17 +84,23 @@ def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
         raise AudioError(f"array: eGeMAPS needs at least {least}, got {len(waveform)}")
     samples = waveform.astype(np.float64) * FULL_SCALE[0] / FULL_SCALE[1]
     short, long = cut(samples, SHORT), cut(samples, LONG)
+    bins = in_blocks(_short_spectrum, short)
     return Frames(
         samples,
         short,
-        in_blocks(lambda rows: _magnitude(rows * hamming(), SHORT_FFT), short),
-        in_blocks(lambda rows: _magnitude(rows * gaussian(), LONG_FFT), long),
+        bins,
+        np.sqrt(bins.real * bins.real + bins.imag * bins.imag),
+        in_blocks(lambda rows: np.abs(np.fft.rfft(rows * gaussian(), LONG_FFT)).astype(np.float32), long),
         np.sqrt(in_blocks(lambda rows: rows**2 @ gaussian() ** 2 / LONG, long)),
     )
 
 
-def _magnitude(windowed: np.ndarray, size: int) -> np.ndarray:
-    return np.abs(np.fft.rfft(windowed, size)).astype(np.float32)
+def _short_spectrum(frames: np.ndarray) -> np.ndarray:
+    """Transform frames ``(T, 320)``, centred among 512 points."""
+    padded = np.zeros((SHORT_FFT, len(frames)), np.float32)
+    start = (SHORT_FFT - SHORT) // 2
+    padded[start : start + SHORT] = (frames.astype(np.float32) * hamming().astype(np.float32)).T
+    return spectrum(padded).T
 
 
 def smooth(contours: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """A real Fourier transform of 512 points in single precision, rounded exactly as the reference's is.
 
-The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, so here the
-order of operations matters. openSMILE uses Takuya Ooura's split-radix transform
-(http://www.kurims.kyoto-u.ac.jp/~ooura/fft.html). This is that algorithm, decimation in frequency with conjugate pairs,
-for many frames at once: arrays are complex, ``(blocks, points, T)``, the last axis being frames. Products of complex
-numbers are written out, because NumPy's own may be fused and then round differently.
+The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, and in frames of
+almost digital silence rounding is all there is above 2 kHz: so the order of operations matters. openSMILE uses Takuya
+Ooura's split-radix transform (http://www.kurims.kyoto-u.ac.jp/~ooura/fft.html). This is that algorithm, decimation in
+frequency with conjugate pairs, for many frames at once: arrays are complex, ``(blocks, points, T)``, the last axis being
+frames. Products of complex numbers are written out, because NumPy's own may be fused and then round differently.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def _sums_and_differences(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndar
     return np.stack([value for a, b in pairs for value in (a + b, a - b)], 1)
 
 
-def spectrum(samples: np.ndarray, bins: int) -> np.ndarray:
-    """Return the first ``bins``, at most 128, of the transform of ``samples (512, T)``: complex64 ``(bins, T)``.
+def spectrum(samples: np.ndarray) -> np.ndarray:
+    """Return the transform of ``samples (512, T)``, complex64 ``(257, T)``.
 
     The sign of the angle is positive: it is the conjugate of what NumPy returns.
     """
@@ -204,9 +204,13 @@ def spectrum(samples: np.ndarray, bins: int) -> np.ndarray:
     done[~PLAIN] = finish_odd(blocks[~PLAIN])
     reversed_bits = np.array([int(f"{point:08b}"[::-1], 2) for point in range(SIZE // 2)])
     points = done.reshape(SIZE // 2, -1)[reversed_bits]
-    index = np.arange(1, bins)
-    here, there, unpack = points[index], points[SIZE // 2 - index], weights().unpack
-    weight = (np.float32(0.5) - unpack[128 - index])[:, None], unpack[index][:, None]
+    low, high = np.arange(1, SIZE // 4), np.arange(SIZE // 2 - 1, SIZE // 4, -1)
+    here, there, unpack = points[low], points[high], weights().unpack
+    weight = (np.float32(0.5) - unpack[SIZE // 4 - low])[:, None], unpack[low][:, None]
     rest = rotate(weight, _complex(here.real - there.real, here.imag + there.imag))
-    constant = points[:1].real + points[:1].imag
-    return np.concatenate([constant, _complex(here.real - rest.real, here.imag - rest.imag)])
+    ends = points[0].real + points[0].imag, points[0].real - points[0].imag
+    bins = np.concatenate([points, points[:1]])
+    bins[0], bins[-1] = ends
+    bins[low] = _complex(here.real - rest.real, here.imag - rest.imag)
+    bins[high] = _complex(there.real + rest.real, there.imag - rest.imag)
+    return bins
