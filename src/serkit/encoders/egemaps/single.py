@@ -1,10 +1,10 @@
 """A real Fourier transform of 512 points in single precision, rounded exactly as the reference's is.
 
-The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, and in frames of
-almost digital silence rounding is all there is above 2 kHz: so the order of operations matters. openSMILE uses Takuya
-Ooura's split-radix transform (http://www.kurims.kyoto-u.ac.jp/~ooura/fft.html). This is that algorithm, decimation in
-frequency with conjugate pairs, for many frames at once: arrays are complex, ``(blocks, points, T)``, the last axis being
-frames. Products of complex numbers are written out, because NumPy's own may be fused and then round differently.
+The predictor behind the formants is so ill-conditioned that the last bit of the spectrum decides on it, and in frames
+of almost digital silence rounding is all there is above 2 kHz: so the order of operations matters. openSMILE uses
+Takuya Ooura's split-radix transform (http://www.kurims.kyoto-u.ac.jp/~ooura/fft.html). This is that algorithm,
+decimation in frequency with conjugate pairs, for many frames at once: arrays are complex, ``(blocks, points, T)``, the
+last axis being frames. Products of complex numbers are written out: NumPy's own may be fused and round differently.
 """
 
 from __future__ import annotations
