@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from serkit.encoders.cache import FeatureCache
 from serkit.models.heads import HeadConfig, create_head
-from serkit.training.features import load_features
+from serkit.training.features import FeatureSet, load_stream
 
 LAYERS, DIM, CLASSES, BATCH = 13, 768, 4, 32
 
@@ -92,9 +92,10 @@ def main() -> None:
         lengths, cache = write_features(Path(name), options.utterances)
         keys = [str(number) for number in range(len(lengths))]
         targets = torch.tensor([number % CLASSES for number in range(len(lengths))])
-        features = load_features(cache, [keys], keys, targets, range(LAYERS), 1, True)
+        stream = load_stream(cache, [keys], range(LAYERS), 1, True)
+        features = FeatureSet(tuple(keys), (stream,), targets, torch.ones(len(keys)))
         config = HeadConfig(kind="frames", frame_hidden=(128,), pooling="mean", activation="relu", dropout=0.0)
-        ours, theirs = create_head(config, LAYERS, DIM, CLASSES), PaddedHead()
+        ours, theirs = create_head(config, [(LAYERS, DIM)], CLASSES), PaddedHead()
         loader = DataLoader(Clips(Path(name), lengths), BATCH, shuffle=True, collate_fn=pad)
         times: dict[str, list[float]] = {"serkit": [], "padded": []}
         for turn in range(options.rounds + 1):

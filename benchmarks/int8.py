@@ -23,8 +23,8 @@ from serkit.evaluation.metrics import uar
 from serkit.export import Graph, export_graph, quantise
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import create_head
+from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import load_recipe
-from serkit.training.run import encoder_spec, load_data
 
 
 def recognise(folder: Path, rows: pl.DataFrame) -> list[str]:
@@ -44,15 +44,16 @@ def main() -> None:
     manifest, classes = load_data(recipe), recipe.labels.classes
     table = pl.read_parquet(options.run / "predictions.parquet")
     table = table.filter(pl.col("part") == "test", pl.col("seed") == recipe.seeds[0])
-    encoder = encoder_spec(recipe).create()
+    encoder = encoder_spec(recipe.encoder).create()
+    layers = recipe.encoder.chosen(encoder.num_layers)
     parts = []
     for fold in table["fold"].unique().sort() if options.fold is None else [options.fold]:
         rows = table.filter(pl.col("fold") == fold)
-        head = create_head(recipe.head, len(recipe.encoder.layers), encoder.dim, len(classes))
+        head = create_head(recipe.head, [(len(layers), encoder.dim)], len(classes))
         head.load_state_dict(
             load_file(options.run / "models" / f"{fold.replace('/', '-')}-seed{recipe.seeds[0]}.safetensors")
         )
-        graph = Graph(encoder, head.eval(), recipe.encoder.layers, recipe.features.stride)
+        graph = Graph(encoder, head.eval(), layers, recipe.encoder.stride)
         card = Card(fold, classes, 1.0, 0.25, 15.0, encoder.frame_rate).dump()
         with tempfile.TemporaryDirectory() as name:
             found = {}

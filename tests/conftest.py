@@ -12,14 +12,15 @@ import soundfile
 from hypothesis import settings
 
 DATA = Path(os.environ.get("SERKIT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "audio").resolve()
+PEPINO = Path(os.environ.get("SERKIT_PEPINO") or Path(__file__).parents[2] / "shared" / "data" / "pepino").resolve()
 
 settings.register_profile("serkit", deadline=None, max_examples=50)  # a busy machine is no reason to fail
 settings.load_profile("serkit")
 
 
-def _at_hand(path: Path) -> Path:
+def _at_hand(path: Path, remedy: str = "set SERKIT_DATA to the folder that holds the corpora") -> Path:
     if not path.exists():
-        reason = f"{path} is not at hand: set SERKIT_DATA to the folder that holds the corpora"
+        reason = f"{path} is not at hand: {remedy}"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     return path
 
@@ -34,6 +35,12 @@ def corpus_root() -> Callable[[str], Path]:
 def reference_file() -> Callable[[str], Path]:
     """``reference_file("cai/folds.csv")`` is a file beside the corpora, with the same rule as ``corpus_root``."""
     return lambda name: _at_hand(DATA.parent / name)
+
+
+@pytest.fixture(scope="session")
+def pepino_folder() -> Path:
+    """The stored results of Pepino et al. 2021 (predictions, metrics, weights); same rule as ``corpus_root``."""
+    return _at_hand(PEPINO, "set SERKIT_PEPINO to the folder of stored results")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import polars as pl
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from serkit import cli
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
@@ -40,7 +41,6 @@ dev = 0
 name = "whisper"
 layers = [1]
 options = {{ weights = "{weights}" }}
-[features]
 stride = 4
 [head]
 kind = "pooled"
@@ -444,6 +444,69 @@ def test_evaluate_judges_a_table_of_predictions(serkit, tmp_path):
     assert any(line.startswith("accuracy") and "0.750" in line for line in result.out.splitlines())
     assert (tmp_path / "run" / "report.html").is_file()
     assert json.loads((tmp_path / "run" / "report.json").read_text())
+
+
+# report and convert
+
+
+def paper_run(folder, name="pepino/w2v2PT-alllayers"):
+    judged(folder, wrong=6)
+    table = pl.read_parquet(folder / "predictions.parquet").with_columns(corpus=pl.lit("iemocap"))
+    table.write_parquet(folder / "predictions.parquet")
+    (folder / "recipe.toml").write_text(f'name = "{name}"\n')
+    return folder
+
+
+def test_report_shows_runs_beside_the_paper(serkit, tmp_path):
+    paper_run(tmp_path / "run")
+    result = serkit("report", "pepino", tmp_path, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    line = next(line for line in result.out.splitlines() if line.startswith("wav2vec 2.0 PT, all layers  IEMOCAP"))
+    assert " 75.0 " in line and " 67.2 ± 0.7 " in line and " +7.8 " in line
+    assert result.out.splitlines()[-1] == str(tmp_path / "out" / "pepino.md")
+    assert (tmp_path / "out" / "pepino.json").is_file() and (tmp_path / "out" / "layer-weights.svg").is_file()
+
+
+def test_report_reads_what_train_writes(serkit, trained, tmp_path):
+    run = shutil.copytree(trained.folder, tmp_path / "runs" / "one")
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace('name = "tiny"', 'name = "pepino/none-egemaps"', 1))
+    table = pl.read_parquet(run / "predictions.parquet")
+    table.with_columns(corpus=pl.lit("ravdess")).write_parquet(run / "predictions.parquet")
+    result = serkit("report", "pepino", tmp_path, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    page = (tmp_path / "out" / "pepino.md").read_text()
+    assert re.search(
+        r"\| eGeMAPS \| RAVDESS \| \d+\.\d .*whisper \(.*tiny.safetensors\), layer 1 \| leave-one-speaker", page
+    )
+    assert "normalised: global" in page and "speakers shared: 0" in page
+    assert (tmp_path / "out" / "learning-none-egemaps-ravdess.png").is_file()
+
+
+def test_report_of_a_folder_without_runs(serkit, tmp_path):
+    result = serkit("report", "pepino", tmp_path, "-o", tmp_path / "out")
+    assert is_one_line(result) and "holds no run" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_writes_safetensors(serkit, tmp_path):
+    arrays = {"activations_wa.kernel": np.ones((1, 1, 1, 13)), "predictions.Dense.kernel": np.ones((128, 4))}
+    for number, dim in ((1, 768), (2, 128)):
+        arrays[f"hidden_layer_{number}.Conv1D.kernel"] = np.ones((1, dim, 128))
+        arrays[f"hidden_layer_{number}.Conv1D.bias"] = np.zeros(128)
+    np.savez(tmp_path / "head.npz", **arrays, **{"predictions.Dense.bias": np.zeros(4)})
+    result = serkit("convert", tmp_path / "head.npz", "-o", tmp_path / "head")
+    assert (result.code, result.err) == (0, "")
+    assert "13 x 768" in result.out and "angry, happy, neutral, sad" in result.out
+    assert json.loads((tmp_path / "head" / "head.json").read_text())["source"] == "head.npz"
+    assert "heads.0.streams.0.mix.k" in load_file(tmp_path / "head" / "model.safetensors")
+
+
+def test_convert_refuses_what_runs_code(serkit, tmp_path):
+    (tmp_path / "out").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    result = serkit("convert", tmp_path / "out", "-o", tmp_path / "head")
+    assert is_one_line(result) and "'os.system'" in result.err
+    assert not (tmp_path / "head").exists()
 
 
 # The base installation

@@ -155,9 +155,10 @@ def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> N
     """List encoders, corpora, protocols, recipes or models."""
     rows: list[tuple[str, str]]
     if kind is Kind.encoders:
-        from serkit.encoders import list_encoders
+        from serkit.encoders import list_encoders, list_presets
 
         rows = [(entry.name, entry.summary) for entry in list_encoders()]
+        rows += [(preset.name, preset.summary) for preset in list_presets()]
     elif kind is Kind.corpora:
         from serkit.data.corpora import list_corpora
 
@@ -323,6 +324,74 @@ def _cache_folder() -> Path:
     """Return the feature cache: ``SERKIT_CACHE``, or ``serkit`` in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
+
+
+class System(StrEnum):
+    """A published system whose figures ``serkit report`` knows."""
+
+    pepino = "pepino"
+
+
+@app.command()
+def report(
+    system: Annotated[System, typer.Argument(help="the published system")],
+    runs: Annotated[Path, typer.Argument(help="folder with run folders of its recipes, at any depth")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the page, the JSON and the figures")],
+) -> None:
+    """Show our runs beside the figures a paper published: tables, layer weights, learning curves."""
+    from serkit.evaluation.pepino_page import format_comparison, write_comparison
+
+    typer.echo(format_comparison(write_comparison(runs, output)))
+    typer.echo(f"{output / f'{system.value}.md'}")
+
+
+@app.command()
+def reproduce(
+    system: Annotated[System, typer.Argument(help="the published system")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, for every recipe")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="CORPUS=DIR; recipes on other corpora are left out")] = None,
+    encoder: Annotated[str | None, typer.Option(help="in place of the encoder that most recipes name")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="pattern of recipes to run, such as 'none-*'")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="pattern of recipes to leave out")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="runs; runs/SYSTEM when left out")] = None,
+    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="encoding processes; one per core when left out")] = None,
+) -> None:
+    """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
+    from serkit.evaluation.pepino_page import format_comparison, write_comparison
+    from serkit.evaluation.report import write_report
+    from serkit.training.reproduce import plan, run_all
+
+    folder = output or Path("runs") / system.value
+    roots = {name: place for name, _, place in (each.partition("=") for each in root or [])}
+    experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
+    failed = 0
+    with show_steps() as step:
+        for number, (experiment, error) in enumerate(run_all(experiments, cache or _cache_folder(), step, workers), 1):
+            if error is None and not (experiment.folder / "report.html").exists():
+                write_report(experiment.folder)
+            failed += error is not None
+            said = "finished" if error is None else str(error)
+            typer.echo(f"[{number}/{len(experiments)}] {experiment.recipe.name}: {said}", err=True)
+    if failed < len(experiments):
+        typer.echo(format_comparison(write_comparison(folder, folder)))
+        typer.echo(f"{folder / f'{system.value}.md'}")
+    if failed:
+        raise SerkitError(f"{failed} of {len(experiments)} experiments failed: mend the cause and call it again")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="a head that Pepino et al. 2021 released: joblib file or .npz")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for model.safetensors and head.json")],
+) -> None:
+    """Turn a foreign head into safetensors and JSON; nothing in the source is executed."""
+    from serkit.models.pepino import load_released, write_head
+
+    made = load_released(source)
+    write_head(made, output, source.name)
+    streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
+    typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from serkit.evaluation.predictions import classes_of, judged_rows, probabilities
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
 from serkit.progress import Step, no_steps
+from serkit.training.material import encoder_spec, load_data, prepare_material
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import encoder_spec, fit_fold, load_data, prepare_material
+from serkit.training.run import fit_fold
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""
@@ -56,10 +57,19 @@ def export_run(
     recipe = load_recipe(run / "recipe.toml")
     if recipe.features.normalise == "speaker":
         raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
+    if recipe.streams:
+        names = " and ".join(stream.name for stream in recipe.streams)
+        raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
+    if recipe.encoder.limit or recipe.features.max_frames or recipe.encoder.zero_tail:
+        raise InputError(f"{run}: set encoder.limit, features.max_frames or encoder.zero_tail: bundles hear everything")
+    encoder = encoder_spec(recipe.encoder).create()
+    if encoder.native_rate:
+        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take 16 kHz")
     material = prepare_material(recipe, load_data(recipe), Path(cache), step)
     head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
-    stride = recipe.features.stride if head.needs_frames else 1  # cached statistics are those of single frames
-    graph = Graph(encoder_spec(recipe).create(), head.eval(), recipe.encoder.layers, stride)
+    section = recipe.encoder
+    stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
+    graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride)
     temperature = run_temperature(run)
     rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
@@ -128,11 +138,11 @@ class Graph(nn.Module):
         step = self.stride * self.group
         held = (features.lengths + step - 1) // step
         index = torch.minimum((steps.clamp(min=0) // step).expand(waveforms.shape[0], size), held[:, None] - 1)
-        groups = (batch.arrays[0].shape[1] // waveforms.shape[0] + self.group - 1) // self.group
+        groups = (batch.streams[0].arrays[0].shape[1] // waveforms.shape[0] + self.group - 1) // self.group
         rows = around.unflatten(0, (waveforms.shape[0], groups))
         frames = rows.gather(1, index[:, :, None].expand(-1, -1, around.shape[1]))
         frames = frames * frame_mask(frame_lengths, size)[:, :, None]
-        embedding = batch.statistics[:, 0, -1]
+        embedding = batch.streams[0].statistics[:, 0, -1]
         return logits, embedding, frames, frame_lengths
 
 

@@ -350,6 +350,7 @@ EVALUATION = """% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]
 [1.0000 - 2.5000]\tSes02F_impro03_M001\texc\t[4.0000, 3.5000, 3.0000]
 C-E2:\tExcited;\t()
 C-E3:\tHappiness; Surprise;\t()
+C-E4:\tExcited;\t()
 C-M1:\tExcited; Other;\t(eager)
 A-E3:\tval 4; act 4; dom  3;\t()
 
@@ -398,7 +399,8 @@ def test_iemocap_gives_talker_label_affect_votes_and_text(tmp_path, folder):
         "valence": 0.75,
         "arousal": 0.625,
         "dominance": 0.5,
-        "votes": ["excited", "happy", "excited"],
+        "votes": ["excited", "happy", "excited", "excited"],
+        "agreement": "partial",
         "recording": "Ses02F",
         "scenario": "impro",
     }
@@ -407,6 +409,22 @@ def test_iemocap_gives_talker_label_affect_votes_and_text(tmp_path, folder):
     assert undecided["text"] == "[LAUGHTER] Seven green umbrellas?"
     assert (undecided["valence"], undecided["arousal"]) == (0.0, 1.0)
     assert undecided["dominance"] == 1.0  # a mean above the scale is clipped
+
+
+@pytest.mark.parametrize(
+    ("choices", "agreement"),
+    [
+        ("Sadness; Anger;|Anger; Sadness;|Sadness; Anger;|Neutral state;", "full"),
+        ("Sadness;|Sadness;|Sadness; Anger;", "partial"),
+        ("Excited;|Happiness;|Excited;", "partial"),
+    ],
+)
+def test_iemocap_agreement_is_that_of_the_first_three_and_of_all_their_choices(tmp_path, choices, agreement):
+    head = EVALUATION.split("C-E2")[0]
+    lines = [f"C-E{number}:\t{each}\t()" for number, each in enumerate(choices.split("|"), 1)]
+    make_session(tmp_path, head + "\n".join(lines) + "\n", wavs=("M001",))
+    (row,) = prepare_corpus("iemocap", tmp_path).table.iter_rows(named=True)
+    assert row["agreement"] == agreement and len(row["votes"]) == len(lines)
 
 
 def test_an_iemocap_recording_without_annotation_has_no_emotion(tmp_path):

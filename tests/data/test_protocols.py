@@ -483,3 +483,41 @@ def test_an_id_that_stands_twice_is_refused():
 
 def test_every_protocol_has_a_name_and_a_summary():
     assert all(name == protocol.name and protocol.summary for name, protocol in PROTOCOLS.items())
+
+
+def test_pepino_takes_a_whole_session_of_iemocap_for_development():
+    rows = [
+        {"id": f"{session}{who}{number}", "audio": "a.wav", "corpus": "iemocap", "speaker": f"0{session}{who}",
+         "session": str(session), "emotion": "sad"}
+        for session in range(1, 6) for who in "FM" for number in range(2)
+    ]  # fmt: skip
+    folds = create_folds(Manifest.from_rows(rows), "pepino/iemocap", dev=0.5, seed=7)
+    sessions = [[{id[0] for id in part} for part in (fold.train, fold.dev, fold.test)] for fold in folds]
+    assert sessions == [
+        [{"2", "3", "4"}, {"5"}, {"1"}],
+        [{"1", "3", "4"}, {"5"}, {"2"}],
+        [{"1", "2", "4"}, {"5"}, {"3"}],
+        [{"1", "2", "3"}, {"5"}, {"4"}],
+        [{"1", "2", "3"}, {"4"}, {"5"}],
+    ]
+    assert stamp(folds) == "speakers shared: 0" and all(len(fold.test) == 4 for fold in folds)
+
+
+@given(count=st.integers(10, 40), k=st.integers(3, 6), seed=st.integers(0, 99), dev=st.sampled_from([0, 0.2]))
+def test_random_folds_test_every_utterance_once_and_say_that_speakers_are_shared(count, k, seed, dev):
+    manifest = manifest_of("ab", count)
+    folds = create_folds(manifest, "random-k-fold", k=k, seed=seed, dev=dev)
+    assert sorted(id for fold in folds for id in fold.test) == sorted(manifest.ids)
+    assert [len(fold.test) for fold in folds[:-1]] == [2 * count // k] * (k - 1)
+    for fold in folds:
+        assert {*fold.train, *fold.dev, *fold.test} == set(manifest.ids)
+        assert bool(fold.dev) == bool(dev) and (not dev or set(fold.dev) in [set(other.test) for other in folds])
+    backwards = create_folds(Manifest(manifest.table.reverse()), "random-k-fold", k=k, seed=seed, dev=dev)
+    assert as_sets(backwards) == as_sets(folds)
+    assert as_sets(create_folds(manifest, "random-k-fold", k=k, seed=seed + 1, dev=dev)) != as_sets(folds)
+    assert stamp(folds) == "speakers shared: 2"
+
+
+def test_random_folds_need_a_training_a_dev_and_a_test_fold():
+    with pytest.raises(InputError, match="k is 2, it is 3 to the number of utterances"):
+        create_folds(manifest_of("ab"), "random-k-fold", k=2)

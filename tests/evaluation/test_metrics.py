@@ -18,6 +18,8 @@ from serkit.evaluation.metrics import (
     confusion,
     f1_macro,
     f1_weighted,
+    precision_macro,
+    precision_weighted,
     precisions,
     recall_per_class,
     recalls,
@@ -67,6 +69,9 @@ def test_equal_to_scikit_learn(rows: list[tuple[str, str]]):
     assert f1_weighted(truth, prediction, CLASSES) == pytest.approx(
         sk.f1_score(truth, prediction, average="weighted", **options)
     )
+    for average, mine in (("macro", precision_macro), ("weighted", precision_weighted)):
+        expected = sk.precision_score(truth, prediction, average=average, **options)
+        assert mine(truth, prediction, CLASSES) == pytest.approx(expected)
     matrix = confusion(truth, prediction, CLASSES)
     for mine, theirs in ((recalls, sk.recall_score), (precisions, sk.precision_score)):
         expected = theirs(truth, prediction, average=None, **options)

@@ -32,14 +32,14 @@ def make_graph(trim=35.0, level=-23.0, dim=256, seed=0, **head):
     encoder.trim, encoder.level = trim, level
     config = HeadConfig(frame_hidden=(16,), statistics=True, members=2, **head)
     layers, stride = (1, 2), 4
-    ensemble = create_head(config, len(layers), dim, len(CLASSES)).eval()
+    ensemble = create_head(config, [(len(layers), dim)], len(CLASSES)).eval()
     noise = torch.randn(4, 32_000) * torch.linspace(0.01, 0.3, 4)[:, None]
     with torch.no_grad():
-        statistics = Batch.of_frames(encoder(noise, torch.full((4,), 32_000)), layers, stride).statistics
+        statistics = Batch.of_frames(encoder(noise, torch.full((4,), 32_000)), layers, stride).streams[0].statistics
         mean, sd = statistics.mean(0), statistics.std(0) + 0.1
         for member in ensemble.heads:
-            member.standardise.fit(mean[0].numpy(), sd[0].numpy())
-            member.linear.standardise.fit(mean.numpy(), sd.numpy())
+            member.streams[0].standardise.fit(mean[0].numpy(), sd[0].numpy())
+            member.linear.streams[0].standardise.fit(mean.numpy(), sd.numpy())
             member.decide[-1].weight *= 4
     return Graph(encoder, ensemble.eval(), layers, stride).eval()
 

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from serkit.encoders.base import FrameFeatures
 from serkit.encoders.cache import FeatureCache
-from serkit.models.heads import Batch, HeadConfig, create_head
+from serkit.models.heads import Batch, HeadConfig, Stream, create_head, layer_weights
 from serkit.models.layers import Segments, Standardise
-from serkit.training.features import array_statistics, load_features
+from serkit.training.features import FeatureSet, array_statistics, load_stream
 
 torch.set_num_threads(1)
 
@@ -28,6 +28,8 @@ TABLE = {
     for pooling in ("mean", "mean+std", "attention")
     for more in (False, True)
 }
+TABLE["frames lstm"] = HeadConfig(frame_hidden=(6,), lstm=5, pooling="mean", activation="relu", drop="elements")
+TABLE["frames glorot"] = HeadConfig(frame_hidden=(6, 6), init="glorot", drop_last=False, drop="elements", members=2)
 every_head = pytest.mark.parametrize("config", TABLE.values(), ids=list(TABLE))
 
 
@@ -39,13 +41,14 @@ def utterances(count, seed=0):
 
 def batch_of(arrays):
     statistics = torch.stack([array_statistics(array) for array in arrays])
-    return Batch(statistics, arrays, Segments.packed(torch.tensor([array.shape[1] for array in arrays])))
+    segments = Segments.packed(torch.tensor([array.shape[1] for array in arrays]))
+    return Batch((Stream(statistics, arrays),), segments)
 
 
 def built(config, seed=0):
     """A head with random weights and random standardisation, so that a wrong sign or order shows."""
     torch.manual_seed(seed)
-    head = create_head(config, LAYERS, DIM, CLASSES)
+    head = create_head(config, [(LAYERS, DIM)], CLASSES)
     for parameter in head.parameters():
         parameter.data = torch.randn_like(parameter)
     for module in head.modules():
@@ -55,7 +58,7 @@ def built(config, seed=0):
 
 
 def size_of(classes=4, layers=13, dim=768, **options):
-    return sum(weight.numel() for weight in create_head(HeadConfig(**options), layers, dim, classes).parameters())
+    return sum(weight.numel() for weight in create_head(HeadConfig(**options), [(layers, dim)], classes).parameters())
 
 
 def test_parameter_counts_by_hand():
@@ -71,6 +74,17 @@ def test_parameter_counts_by_hand():
     assert size_of(kind="pooled", mix="softmax", pooling="mean") == 13 + 768 * 4 + 4
     assert size_of(kind="pooled", mix="concat") == 2 * 13 * 768 * 4 + 4
     assert size_of(kind="pooled", mix="concat", pooling="mean", hidden=(8,)) == 13 * 768 * 8 + 8 + 8 * 4 + 4
+
+
+def test_parameter_counts_of_pepino():
+    pepino = {"mix": "absolute", "kind": "frames", "frame_hidden": (128, 128), "pooling": "mean", "activation": "relu"}
+    assert [size_of(classes, **pepino) for classes in (4, 7, 8)] == [115_473, 115_860, 115_989]
+    assert size_of(4, layers=1, **pepino) == 115_473 - 13
+    fusion = [create_head(HeadConfig(**pepino), [(13, 768), (1, 25)], classes).parameters() for classes in (4, 7)]
+    assert [sum(weight.numel() for weight in weights) for weights in fusion] == [135_185, 135_572]
+    lstm = create_head(HeadConfig(**{**pepino, "frame_hidden": (128,), "lstm": 128}), [(13, 768)], 4)
+    trained = sum(weight.numel() for weight in lstm.parameters() if weight.requires_grad)
+    assert trained == 13 + (768 * 128 + 128) + 4 * (128 * 128 + 128 * 128 + 128) + (128 * 4 + 4)
 
 
 @every_head
@@ -89,13 +103,17 @@ def test_a_head_answers_the_same_in_any_batch_and_order(config):
 def test_every_parameter_gets_a_gradient(config):
     head = built(config)
     cross_entropy(head(batch_of(utterances(5))), torch.tensor([0, 1, 2, 0, 1])).backward()
-    assert [name for name, weight in head.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert [
+        name
+        for name, weight in head.named_parameters()
+        if weight.requires_grad and (weight.grad is None or not weight.grad.any())
+    ] == []
 
 
 @every_head
 def test_every_head_can_learn_eight_utterances_by_heart(config):
     torch.manual_seed(0)
-    head = create_head(config.model_copy(update={"dropout": 0.0}), LAYERS, DIM, CLASSES)
+    head = create_head(config.model_copy(update={"dropout": 0.0}), [(LAYERS, DIM)], CLASSES)
     batch, targets = batch_of(utterances(8, seed=3)), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(600):
@@ -111,25 +129,27 @@ def test_every_head_can_learn_eight_utterances_by_heart(config):
 
 def test_a_pooled_head_by_hand():
     config = HeadConfig(kind="pooled", mix="absolute", pooling="mean+std", dropout=0)
-    head = create_head(config, 2, 1, 2)
+    head = create_head(config, [(2, 1)], 2)
     (only,) = head.heads
-    only.mix.k.data = torch.tensor([-1.0, 3.0])
+    only.streams[0].mix.k.data = torch.tensor([-1.0, 3.0])
     only.decide[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     only.decide[1].bias.data = torch.tensor([0.0, 10.0])
-    only.standardise.fit(np.array([[[1.0], [2.0]], [[0.0], [0.0]]]), np.array([[[2.0], [1.0]], [[1.0], [4.0]]]))
+    only.streams[0].standardise.fit(
+        np.array([[[1.0], [2.0]], [[0.0], [0.0]]]), np.array([[[2.0], [1.0]], [[1.0], [4.0]]])
+    )
     statistics = torch.tensor([[[[5.0], [4.0]], [[1.0], [8.0]]]])  # means 5 and 4, deviations 1 and 8
     mean, deviation = 0.25 * (5 - 1) / 2 + 0.75 * (4 - 2), 0.25 * 1 + 0.75 * 8 / 4
-    assert head.each(Batch(statistics))[0, 0].tolist() == pytest.approx([mean, deviation + 10])
+    assert head.each(Batch((Stream(statistics),)))[0, 0].tolist() == pytest.approx([mean, deviation + 10])
 
 
 def test_a_frames_head_by_hand():
     config = HeadConfig(
         kind="frames", mix="softmax", frame_hidden=(1,), pooling="mean+std", activation="relu", dropout=0
     )
-    head = create_head(config, 2, 1, 2)
+    head = create_head(config, [(2, 1)], 2)
     (only,) = head.heads
-    only.standardise.fit(np.array([[1.0], [0.0]]), np.array([[2.0], [1.0]]))
-    only.per_frame[0].weight.data, only.per_frame[0].bias.data = torch.tensor([[2.0]]), torch.tensor([-1.0])
+    only.streams[0].standardise.fit(np.array([[1.0], [0.0]]), np.array([[2.0], [1.0]]))
+    only.streams[0].linear.weight.data, only.streams[0].linear.bias.data = torch.tensor([[2.0]]), torch.tensor([-1.0])
     only.decide[1].weight.data, only.decide[1].bias.data = torch.eye(2), torch.zeros(2)
     array = torch.tensor([[[3.0], [1.0]], [[1.0], [-4.0]]])
     mixed = [0.5 * (3 - 1) / 2 + 0.5 * 1, 0.5 * 0 + 0.5 * -4]  # 1 and -2
@@ -158,14 +178,112 @@ def test_dropout_acts_in_training_only(config):
 def test_a_channel_is_dropped_for_a_whole_utterance():
     head = built(HeadConfig(kind="frames", frame_hidden=(6,), dropout=0.5)).train()
     batch = batch_of([torch.ones(LAYERS, 5, DIM), torch.ones(LAYERS, 7, DIM)])
-    dropped = head.heads[0]._drop_channels(torch.ones(12, 50), batch)
+    dropped = head.heads[0]._drop_channels(torch.ones(12, 50), batch.segments)
     assert (dropped[:5] == dropped[0]).all() and (dropped[5:] == dropped[5]).all()
     assert not torch.equal(dropped[0], dropped[5]) and set(dropped.unique().tolist()) == {0.0, 2.0}
 
 
+def test_elements_are_dropped_one_by_one():
+    head = built(HeadConfig(kind="frames", frame_hidden=(6,), dropout=0.5, drop="elements", drop_last=False)).train()
+    batch = batch_of([torch.ones(LAYERS, 50, DIM)])
+    (member,) = head.heads
+    frames = member._map(torch.nn.Identity(), torch.ones(50, 20) * 3, batch.segments)
+    assert 0.3 < float((frames == 0).float().mean()) < 0.7 and len(frames.unique(dim=0)) > 40
+    assert len(member.decide) == 1
+
+
+def test_an_lstm_runs_forward_over_each_utterance_alone():
+    head, arrays = built(TABLE["frames lstm"]), utterances(3, seed=4)
+    (member,) = head.heads
+    captured = []
+    member.pool.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    with torch.no_grad():
+        for group in ([arrays[0]], arrays, [arrays[0][:, :1]]):
+            head(batch_of(group))
+    alone, together, first = captured
+    torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first[0], alone[0], atol=1e-5, rtol=0)
+    if len(alone) > 1:
+        assert not torch.allclose(alone[0], alone[1])
+
+
+def streams_of(arrays, others, scaling=None):
+    """A batch with a second stream of its own width, the first standardised utterance by utterance."""
+    first = batch_of(arrays)
+    second = batch_of(others)
+    return Batch((Stream(first.streams[0].statistics, arrays, scaling), *second.streams), first.segments)
+
+
+@pytest.mark.parametrize("kind", ["frames", "pooled"])
+def test_two_streams_by_hand(kind):
+    torch.manual_seed(0)
+    mix = "absolute" if kind == "frames" else "concat"
+    config = HeadConfig(kind=kind, mix=mix, frame_hidden=(5, 4), pooling="mean", activation="relu", dropout=0.2)
+    head = create_head(config, [(LAYERS, DIM), (1, 2)], CLASSES).eval()
+    (member,) = head.heads
+    arrays = utterances(3)
+    others = [torch.randn(1, array.shape[1], 2) for array in arrays]
+    for stream in member.streams:
+        stream.standardise.fit(torch.randn_like(stream.standardise.mean), torch.rand_like(stream.standardise.sd) + 0.5)
+    if kind == "frames":
+        member.streams[0].mix.k.data = torch.tensor([1.0, -2.0, 5.0])
+    with torch.no_grad():
+        found = head.each(streams_of(arrays, others))[0]
+        for row, (array, other) in enumerate(zip(arrays, others, strict=True)):
+            one, two = member.streams
+            if kind == "frames":
+                frames = (array - one.standardise.mean[:, None]) / one.standardise.sd[:, None]
+                mixed = (torch.tensor([1, 2, 5.0])[:, None, None] / 8 * frames).sum(0)
+                plain = ((other - two.standardise.mean[:, None]) / two.standardise.sd[:, None])[0]
+                joined = torch.cat([one.linear(mixed).relu(), two.linear(plain).relu()], 1)
+                expected = member.decide(member.per_frame[0](joined).relu().mean(0))
+            else:
+                means = [
+                    ((array.mean(1) - stream.standardise.mean[0]) / stream.standardise.sd[0]).flatten()
+                    for stream, array in ((one, array), (two, other))
+                ]
+                expected = member.decide(torch.cat(means))
+            torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_utterances_may_be_standardised_one_by_one():
+    config, arrays = TABLE["frames absolute mean"], utterances(4)
+    head, other = built(config), [torch.randn(1, array.shape[1], 2) for array in utterances(4)]
+    scaling = torch.stack([torch.randn(4, LAYERS, DIM), torch.rand(4, LAYERS, DIM) + 0.5], 1)
+    head = create_head(config, [(LAYERS, DIM), (1, 2)], CLASSES).eval()
+    for member in head.heads:
+        member.streams[0].standardise.fit(torch.randn(LAYERS, DIM), torch.rand(LAYERS, DIM) + 0.5)
+    done = [(array - mean[:, None]) / sd[:, None] for array, (mean, sd) in zip(arrays, scaling, strict=True)]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            head(streams_of(arrays, other, scaling)), head(streams_of(done, other)), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_layer_weights_are_told_per_stream():
+    head = create_head(HeadConfig(mix="absolute", members=2), [(3, DIM), (1, 2)], CLASSES)
+    for member, k in zip(head.heads, ([1.0, -1.0, 2.0], [0.0, 4.0, 4.0]), strict=True):
+        member.streams[0].mix.k.data = torch.tensor(k)
+    assert layer_weights(head) == [pytest.approx([0.125, 0.375, 0.5]), []]
+
+
+def test_glorot_is_that_of_keras():
+    torch.manual_seed(0)
+    config = HeadConfig(frame_hidden=(128, 128), lstm=64, init="glorot", pooling="mean")
+    (member,) = create_head(config, [(1, 768)], 4).heads
+    for weight, sizes in ((member.streams[0].linear.weight, 768 + 128), (member.lstm.weight_ih_l0, 128 + 4 * 64)):
+        bound = (6 / sizes) ** 0.5
+        assert 0.98 * bound < float(weight.detach().abs().max()) <= bound
+    assert not member.streams[0].linear.bias.any() and not member.decide[-1].bias.any()
+    square = member.lstm.weight_hh_l0.T @ member.lstm.weight_hh_l0
+    torch.testing.assert_close(square, torch.eye(64), atol=1e-5, rtol=0)
+    bias = (member.lstm.bias_ih_l0 + member.lstm.bias_hh_l0).unflatten(0, (4, 64))  # input, forget, cell, output
+    assert bias.mean(1).tolist() == [0, 1, 0, 0]
+
+
 def test_a_frames_head_does_not_concatenate():
     with pytest.raises(ValueError, match="softmax or absolute, not concat"):
-        create_head(HeadConfig(kind="frames", mix="concat"), LAYERS, DIM, CLASSES)
+        create_head(HeadConfig(kind="frames", mix="concat"), [(LAYERS, DIM)], CLASSES)
     with pytest.raises(ValidationError):
         HeadConfig(droput=0.1)
 
@@ -191,9 +309,10 @@ def test_encoder_output_and_cache_give_the_same_scores(lengths, stride, name, tm
         cache.add(str(row), array.numpy())
         layers[row, :, : array.shape[1]] = array
     ids, targets = [str(row) for row in range(len(lengths))], torch.zeros(len(lengths), dtype=torch.long)
-    loaded = load_features(cache, [ids], ids, targets, chosen, stride, config.kind == "frames").batch(range(len(ids)))
+    stream = load_stream(cache, [ids], chosen, stride, config.kind == "frames")
+    loaded = FeatureSet(tuple(ids), (stream,), targets, torch.ones(len(ids))).batch(range(len(ids)))
     direct = Batch.of_frames(FrameFeatures(layers, torch.tensor(lengths), 50.0), chosen, stride)
-    torch.testing.assert_close(direct.statistics, loaded.statistics, atol=2e-3, rtol=0)
+    torch.testing.assert_close(direct.streams[0].statistics, loaded.streams[0].statistics, atol=2e-3, rtol=0)
     head = built(config)
     with torch.no_grad():
         torch.testing.assert_close(head(direct), head(loaded), atol=5e-2, rtol=1e-2)

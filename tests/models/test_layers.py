@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from serkit.models.layers import (
     EPSILON,
     POOLINGS,
+    ElementDropout,
     LayerMix,
     Segments,
     Standardise,
@@ -55,13 +56,15 @@ def test_weights_are_a_convex_combination(form, values):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, packed):
+@pytest.mark.parametrize("form", ["packed", "apart", "scaled one by one"])
+def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, form):
     arrays = [random(3, size, 4, seed=size, dtype=dtype) for size in (5, 1, 7)]
     whole, upstream = torch.cat(arrays, 1), random(13, 4, seed=8)
-    scale, reference = (random(3, 4, seed=9).requires_grad_() for _ in range(2))
-    out = scaled_layer_sum(scale, [whole] if packed else arrays)
-    expected = torch.einsum("nd,nfd->fd", reference, whole.float())
+    count = 3 if form == "scaled one by one" else 1
+    scale, reference = (random(count, 3, 4, seed=9).requires_grad_() for _ in range(2))
+    out = scaled_layer_sum(scale, [whole] if form == "packed" else arrays)
+    factors = reference.repeat_interleave(torch.tensor([5, 1, 7]), 0) if count > 1 else reference.expand(13, -1, -1)
+    expected = torch.einsum("fnd,nfd->fd", factors, whole.float())
     assert out.dtype == torch.float32
     close(out, expected)
     out.backward(upstream)
@@ -70,12 +73,12 @@ def test_the_sum_of_layers_and_its_gradient_are_those_of_einsum(dtype, packed):
 
 
 def test_the_gradient_reaches_the_layers_when_they_are_trained():
-    scale = random(2, 3).requires_grad_()
+    scale = random(1, 2, 3).requires_grad_()
     arrays = [random(2, 4, 3, seed=1).requires_grad_(), random(2, 2, 3, seed=2)]
     scaled_layer_sum(scale, arrays).square().sum().backward()
     again = [array.detach().clone().requires_grad_() for array in arrays]
     other = scale.detach().clone().requires_grad_()
-    torch.einsum("nd,nfd->fd", other, torch.cat(again, 1)).square().sum().backward()
+    torch.einsum("nd,nfd->fd", other[0], torch.cat(again, 1)).square().sum().backward()
     close(arrays[0].grad, again[0].grad)
     close(scale.grad, other.grad)
 
@@ -178,3 +181,23 @@ def test_grouped_windows_are_those_around_every_group():
             inside = x[row, max(0, (number - radius) * group) : min(length, (number + radius + 1) * group)]
             close(mean[row, number], inside.mean(0), atol=1e-5)
             close(variance[row, number], inside.var(0, correction=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5])
+def test_elements_are_dropped_with_their_probability_and_the_mean_stays(p):
+    torch.manual_seed(0)
+    drop, x = ElementDropout(p), torch.ones(401, 251, requires_grad=True)
+    out = drop(x)
+    share = float((out == 0).float().mean())
+    assert share == pytest.approx(p, abs=5e-3) and set(out.detach().unique().tolist()) <= {
+        0.0,
+        float(torch.tensor(1 / (1 - p))),
+    }
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    if p:
+        assert not torch.equal(drop(x), out)
+        rows = (out == 0).float().detach()
+        assert abs(float(torch.corrcoef(torch.stack([rows[:, :-1].flatten(), rows[:, 1:].flatten()]))[0, 1])) < 0.02
+        assert float((out[:200] == out[200:400]).float().mean()) == pytest.approx(p * p + (1 - p) ** 2, abs=0.02)
+    assert torch.equal(drop.eval()(x), x)

@@ -26,7 +26,7 @@ TASK = """
 import sys, torch
 from pathlib import Path
 from serkit.models.heads import HeadConfig, create_head
-from serkit.training.features import FeatureSet, array_statistics, fit_standardisation
+from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
 from serkit.training.fit import TrainingOptions, fit
 torch.set_num_threads(1)
 
@@ -38,12 +38,12 @@ def part(count, seed, copies=2):
         tuple((target + torch.randn(2, 5 + row % 4, 4, generator=generator)).half() for row, target in pairs)
         for _ in range(copies)
     )
-    statistics = torch.stack([torch.stack([array_statistics(array) for array in copy]) for copy in arrays])
-    return FeatureSet(tuple(f"{seed}-{row}" for row in range(count)), statistics, arrays, targets, torch.ones(count))
+    streams = (StreamSet.of_arrays(arrays),)
+    return FeatureSet(tuple(f"{seed}-{row}" for row in range(count)), streams, targets, torch.ones(count))
 
 def new_head(seed=0, **config):
     torch.manual_seed(seed)
-    head = create_head(HeadConfig(**{"frame_hidden": (6,), "members": 2, **config}), 2, 4, 3)
+    head = create_head(HeadConfig(**{"frame_hidden": (6,), "members": 2, **config}), [(2, 4)], 3)
     fit_standardisation(head, part(24, 1))
     return head
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import serkit
 from serkit.data.protocols import PROTOCOLS
-from serkit.encoders import list_encoders
+from serkit.encoders import list_encoders, list_presets
 from serkit.errors import InputError
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training.augment import Augmentation
@@ -55,17 +55,18 @@ def test_every_shipped_recipe_loads_and_fits_together(name, write):
     assert recipe.name == name and recipe.summary
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     assert recipe.protocol.name in PROTOCOLS
-    assert set(recipe.protocol.options()) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
-    assert recipe.encoder.name in [entry.name for entry in list_encoders()]
+    assert set(recipe.protocol.options(0)) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
+    known = {item.name for item in (*list_encoders(), *list_presets())}
+    assert {recipe.encoder.name, *(stream.name for stream in recipe.streams)} <= known
     assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
     Augmentation(recipe.augment.chain)
-    create_head(recipe.head, len(recipe.encoder.layers), 8, len(recipe.labels.classes))
+    create_head(recipe.head, [(4, 8)] * (1 + len(recipe.streams)), len(recipe.labels.classes))
 
 
 def test_defaults_and_dump(write):
     recipe = load_recipe(write(MINIMAL))
     assert recipe.seeds == (0, 1, 2) and recipe.head == HeadConfig() and recipe.training == TrainingOptions()
-    assert recipe.protocol.options() == {"k": 5, "dev": 0.2, "seed": 0}
+    assert recipe.protocol.options(0) == {"k": 5, "dev": 0.2, "seed": 0}
     assert recipe.scheme().classes == ("happy", "sad")
     assert load_recipe(write(dump_recipe(recipe), "again.toml")) == recipe
     assert dump_recipe(load_recipe(write(dump_recipe(recipe), "again.toml"))) == dump_recipe(recipe)
@@ -100,7 +101,7 @@ def test_overrides_have_toml_types(write):
     recipe = load_recipe(write(MINIMAL), overrides)
     assert recipe.training.lr == 1e-3 and recipe.seeds == (4, 5) and recipe.head.statistics is True
     assert recipe.head.frame_hidden == (8, 8) and recipe.name == "plain words" and recipe.encoder.trim == 35.0
-    assert recipe.encoder.options == {"weights": "some/where"} and recipe.protocol.options()["k"] == 3
+    assert recipe.encoder.options == {"weights": "some/where"} and recipe.protocol.options(0)["k"] == 3
     assert recipe.data.where == {"channel": "speech"}
     assert load_recipe(write(MINIMAL), ["training.epochs=2", "training.epochs=3"]).training.epochs == 3
 
@@ -115,7 +116,7 @@ def test_an_extending_recipe_changes_only_what_it_says(write):
     top = write('extends = "base.toml"\nname = "top"\n[head]\nmembers = 1\n[augment]\nchain = [{ name = "speed" }]\n')
     recipe = load_recipe(top)
     assert recipe.name == "top" and recipe.head.members == 1 and recipe.head.dropout == 0.5
-    assert recipe.training.epochs == 7 and recipe.augment.copies == 2 and recipe.protocol.options()["k"] == 5
+    assert recipe.training.epochs == 7 and recipe.augment.copies == 2 and recipe.protocol.options(0)["k"] == 5
     assert recipe.augment.chain == ({"name": "speed"},)
     assert load_recipe(top, ["head.members=2"]).head.members == 2
 
@@ -132,7 +133,7 @@ def test_some_tables_are_replaced_as_a_whole(write):
     )
     assert recipe.data.corpora == {"c": "c"} and recipe.data.where == {} and recipe.labels.merge == {"blue": "sad"}
     assert recipe.labels.classes == ("happy", "sad")
-    assert recipe.protocol.options() == {"dev": 0, "seed": 0}, "options of another protocol were kept"
+    assert recipe.protocol.options(0) == {"dev": 0, "seed": 0}, "options of another protocol were kept"
 
 
 def test_shipped_recipes_can_be_extended_by_name(write):
@@ -198,3 +199,72 @@ def test_models_are_frozen_and_closed(write):
         )
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "other"
+
+
+def test_later_bases_win_and_the_recipe_itself_wins_over_all(write):
+    write(MINIMAL + "[training]\nepochs = 7\nlr = 0.5\n", "one.toml")
+    write("[training]\nepochs = 8\nbatch_size = 3\n", "two.toml")
+    recipe = load_recipe(write('extends = ["one.toml", "two.toml"]\nname = "top"\n[training]\nbatch_size = 4\n'))
+    assert (recipe.training.epochs, recipe.training.lr, recipe.training.batch_size) == (8, 0.5, 4)
+
+
+def test_another_encoder_takes_the_place_without_the_options_of_the_first(write):
+    text = MINIMAL.replace("[encoder]\n", '[encoder]\noptions = { weights = "x" }\ntrim = 35\n')
+    recipe = load_recipe(write(text), ["encoder=spectrogram"])
+    assert recipe.encoder.name == "spectrogram" and recipe.encoder.options == {} and recipe.encoder.trim == 35
+    assert recipe.encoder.layers == load_recipe(write(text)).encoder.layers
+    write(text, "base.toml")
+    top = write('extends = "base.toml"\nname = "top"\n[encoder]\nname = "spectrogram"\n', "top.toml")
+    assert load_recipe(top).encoder.options == {} and load_recipe(top).encoder.trim == 35
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"), [('"all"', (0, 1, 2)), ("[-1]", (2,)), ("[2, 0]", (2, 0)), ("[3]", None), ("[-4]", None)]
+)
+def test_layers_are_numbers_or_all(layers, chosen, write):
+    encoder = load_recipe(write(MINIMAL), [f"encoder.layers={layers}"]).encoder
+    if chosen:
+        assert encoder.chosen(3) == chosen
+    else:
+        with pytest.raises(InputError, match="there are 0 to 2, or -1 for the last"):
+            encoder.chosen(3)
+
+
+def test_the_folds_may_be_drawn_for_each_seed(write):
+    assert load_recipe(write(MINIMAL), ["protocol.seed=run"]).protocol.options(7)["seed"] == 7
+    assert load_recipe(write(MINIMAL), ["protocol.seed=3"]).protocol.options(7)["seed"] == 3
+
+
+PEPINO = [name for name in list_recipes() if name.startswith("pepino/")]
+
+
+def test_pepino_has_thirteen_experiments_on_each_corpus_it_used():
+    ids = {name.removeprefix("pepino/").removeprefix("iemocap/") for name in PEPINO}
+    assert len(ids) == 13 and len(PEPINO) == 13 + 11
+    facts = {
+        name: (recipe.features.normalise, recipe.encoder.layers, recipe.training.batch_size, len(recipe.streams))
+        for name in PEPINO
+        for recipe in [load_recipe(name)]
+    }
+    for name, fact in facts.items():
+        end = name.rpartition("/")[2]
+        assert fact[0] == ("global" if end.endswith(("global", "lstm", "fusion")) or "issa" in end else "speaker")
+        assert fact[1] == {"local": (0,), "contextual": (-1,)}.get(end.partition("-")[2], "all")
+        assert fact[2] == (16 if end.endswith("lstm") else 32) and fact[3] == end.endswith("fusion")
+
+
+@pytest.mark.parametrize("name", PEPINO)
+def test_pepino_is_trained_as_the_paper_says(name):
+    recipe = load_recipe(name)
+    training, head, iemocap = recipe.training, recipe.head, "iemocap" in name
+    assert (training.optimizer, training.lr, training.epsilon, training.clip_value) == ("adam", 1e-4, 1e-7, 1)
+    assert (training.epochs, training.patience, training.monitor) == (100, 4, "loss")
+    assert (training.balance, training.label_smoothing, training.weight_decay, training.crop) == ("none", 0, 0, 1)
+    assert (training.schedule, training.warmup, training.clip_norm) == ("constant", 0, 0)
+    assert (head.mix, head.pooling, head.activation, head.dropout) == ("absolute", "mean", "relu", 0.2)
+    assert (head.drop, head.drop_last, head.init, head.members) == ("elements", False, "glorot", 1)
+    assert recipe.seeds == (123, 1234, 2345, 3456, 4567)
+    assert recipe.features.max_frames == (400 if iemocap else 250)
+    assert recipe.encoder.limit == (15 if iemocap and recipe.encoder.name.startswith("wav2vec2") else None)
+    assert len(recipe.data.exclude) == len(set(recipe.data.exclude)) == (58 if iemocap else 0)
+    assert len(recipe.labels.classes) == (4 if iemocap else 8 if "issa" in name else 7)

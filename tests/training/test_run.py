@@ -15,8 +15,9 @@ from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.progress import no_steps
 from serkit.training import run as run_module
+from serkit.training.material import load_data, prepare_material
 from serkit.training.recipe import load_recipe
-from serkit.training.run import load_data, predictions_table, prepare_material, train
+from serkit.training.run import predictions_table, train
 
 torch.set_num_threads(1)
 
@@ -38,7 +39,6 @@ name = "whisper"
 layers = [0, 2]
 level = -23
 options = {{ weights = "{root}/tiny.safetensors" }}
-[features]
 stride = 2
 [augment]
 copies = 1
@@ -91,7 +91,7 @@ def fits(monkeypatch):
 
     def counting(head, train_set, dev_set, *rest):
         calls.append((train_set.ids, dev_set.ids if dev_set else ()))
-        assert dev_set is None or len(dev_set.statistics) == 1
+        assert dev_set is None or dev_set.copies == 1
         return fit(head, train_set, dev_set, *rest)
 
     monkeypatch.setattr(run_module, "fit", counting)
@@ -196,8 +196,8 @@ def test_material_lines_up_with_the_manifest(root):
     assert list(material.features.ids) == material.manifest.ids and len(material.features) == 24
     classes = [recipe.labels.classes[target] for target in material.features.targets]
     assert classes == material.manifest.table["emotion"].to_list()
-    assert material.features.statistics.shape == (2, 24, 2, 2, 64) and (material.num_layers, material.dim) == (2, 64)
-    copies = material.features.copies
+    assert material.features.streams[0].statistics.shape == (2, 24, 2, 2, 64) and material.shapes == ((2, 64),)
+    copies = material.features.streams[0].copies
     assert [a.shape for a in copies[0]] == [b.shape for b in copies[1]]
     assert not any(torch.equal(a, b) for a, b in zip(*copies, strict=True))
 
@@ -230,3 +230,61 @@ def test_what_is_missing_is_named(overrides, message, go, tmp_path):
     with pytest.raises(InputError, match=message):
         go(tmp_path / "run", *overrides)
     assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+# Several encoders, and what a recipe may leave out
+
+
+STREAMS = "streams=[{name='spectrogram', stride=2, zero_tail=true, scalar=true, options={n_fft=512}}]"
+
+
+@pytest.mark.parametrize("normalise", ["global", "speaker"])
+@pytest.mark.parametrize("kind", ["frames", "pooled"])
+def test_two_encoders_feed_one_head(go, root, tmp_path, normalise, kind):
+    changes = [STREAMS, f"features.normalise={normalise}", f"head.kind={kind}", "features.max_frames=20", "seeds=[0]"]
+    table = pl.read_parquet(go(tmp_path / "run", *changes, "training.epochs=12"))
+    material = prepare_material(load_recipe(root / "small.toml", changes), *_data(root, changes))
+    assert material.shapes == ((2, 64), (1, 257)) and "+" in material.fingerprint
+    assert (material.features.streams[0].scaling is not None) == (normalise == "speaker" and kind == "frames")
+    test = table.filter(pl.col("part") == "test")
+    assert test.height == 24 and (test["truth"] == test["prediction"]).mean() > 0.5
+    (line,) = [line for line in _history(tmp_path / "run") if line["fold"] == "01" and "layer_weights" in line]
+    if kind == "frames":
+        assert len(line["layer_weights"][0]) == 2 and sum(line["layer_weights"][0]) == pytest.approx(1)
+        assert line["layer_weights"][1] == []
+
+
+def _data(root, changes):
+    return load_data(load_recipe(root / "small.toml", changes)), root / "cache"
+
+
+def _history(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_excluded_utterances_are_left_out_and_must_exist(root):
+    load = lambda ids: load_data(load_recipe(root / "small.toml", [f"data.exclude={json.dumps(ids)}"]))  # noqa: E731
+    everything = load([]).ids
+    assert load(everything[3:5]).ids == everything[:3] + everything[5:]
+    with pytest.raises(InputError, match="data.exclude names 'nobody', which the manifest lacks"):
+        load(["nobody"])
+
+
+def test_every_seed_may_draw_its_own_folds(go, tmp_path):
+    table = pl.read_parquet(
+        go(tmp_path / "run", "protocol={name='random-k-fold', k=3, seed='run'}", "training.epochs=1")
+    ).filter(pl.col("part") == "test")
+    folds = [
+        {name: frozenset(rows["id"]) for (name,), rows in table.filter(pl.col("seed") == seed).group_by("fold")}
+        for seed in (0, 1)
+    ]
+    assert all(sum(map(len, each.values())) == 24 for each in folds) and folds[0] != folds[1]
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len(facts["folds"]) == 3 and facts["stamp"] == "speakers shared: 4"
+
+
+def test_two_processes_give_the_bits_of_one(root, tmp_path):
+    recipe = load_recipe(root / "small.toml", ["training.epochs=2"])
+    paths = [train(recipe, tmp_path / str(workers), root / "cache", workers=workers) for workers in (1, 2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert torch.get_num_threads() == 1

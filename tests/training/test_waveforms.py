@@ -30,7 +30,7 @@ def recordings(tmp_path) -> WaveformSet:
 def create_model() -> Model:
     torch.manual_seed(0)
     config = HeadConfig(kind="frames", frame_hidden=(16,), dropout=0.0, statistics=True)
-    return Model(create_tiny(), create_head(config, 2, 32, 2), (1, 2), stride=2)
+    return Model(create_tiny(), create_head(config, [(2, 32)], 2), (1, 2), stride=2)
 
 
 def test_encoder_and_head_learn_eight_recordings(recordings):

@@ -64,8 +64,12 @@ def read_info(source: Source) -> AudioInfo:
             return AudioInfo(seconds, stream.rate, stream.channels)
 
 
-def read_audio(source: Source, start: float | None = None, end: float | None = None) -> np.ndarray:
+def read_audio(
+    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+) -> np.ndarray:
     """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at 16 kHz.
+
+    With ``native`` the recording keeps its own sampling rate.
 
     Only the span is decoded. Raises :class:`~serkit.errors.AudioError` naming the file when it cannot be decoded, is
     empty, ends before its header says (in formats whose header does), holds non-finite samples, or does not contain
@@ -74,11 +78,13 @@ def read_audio(source: Source, start: float | None = None, end: float | None = N
     >>> read_audio("clip.flac", start=1.0, end=2.5).shape  # doctest: +SKIP
     (24000,)
     """
-    blocks = list(stream_audio(source, start, end))
+    blocks = list(stream_audio(source, start, end, native))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def stream_audio(source: Source, start: float | None = None, end: float | None = None) -> Iterator[np.ndarray]:
+def stream_audio(
+    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+) -> Iterator[np.ndarray]:
     """Yield the same samples as :func:`read_audio` in blocks of about ten seconds, so memory stays bounded."""
     _check_source(source)
     name = source_name(source)
@@ -90,7 +96,9 @@ def stream_audio(source: Source, start: float | None = None, end: float | None =
         rate, blocks = _av_blocks(source, start or 0.0, end)
     else:
         rate, blocks = file.samplerate, _sndfile_blocks(file, name, start, end)
-    resampler = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+    resampler = (
+        None if native or rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+    )
     total = 0
     for block in blocks:
         mono = _mix_down(block, name)

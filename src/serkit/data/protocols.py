@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,8 @@ def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
 def _published(name: str) -> Splitter:
     def split(manifest: Manifest, options: Options) -> list[Fold]:
         facts = PUBLISHED[name]
+        if facts.devs is not None:
+            return _by_named_parts(_only(manifest, name), facts.tests, facts.devs, facts.column)
         if facts.dev is None:
             tests = {fold: set(speakers) for fold, speakers in facts.tests.items()}
             return _by_test_groups(_only(manifest, name), options, tests, facts.column)
@@ -253,6 +256,35 @@ def _published(name: str) -> Splitter:
         )
 
     return split
+
+
+def _by_named_parts(
+    manifest: Manifest, tests: Mapping[str, tuple[str, ...]], devs: Mapping[str, tuple[str, ...]], column: str
+) -> list[Fold]:
+    cells, groups = group_of(manifest, column), group_of(manifest, "speaker")
+    folds = []
+    for name, tested in tests.items():
+        test, dev = (tuple(id for id in manifest.ids if cells[id] in part) for part in (tested, devs[name]))
+        rest = tuple(id for id in manifest.ids if cells[id] not in (*tested, *devs[name]))
+        folds.append(Fold(name, rest, dev, test, groups))
+    return folds
+
+
+def _random_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
+    """Deal utterances into k folds by chance; the last of the others is the dev part, unless ``dev`` is 0."""
+    groups, k = group_of(manifest, "speaker"), options.get("k", 5)
+    if not 3 <= k <= len(manifest):
+        raise InputError(f"protocol random-k-fold: k is {k}, it is 3 to the number of utterances ({len(manifest)})")
+    ids = sorted(manifest.ids)  # so that the folds do not depend on the order of rows
+    order = np.random.default_rng(options["seed"]).permutation(len(ids))
+    ends = [part * (len(ids) // k) for part in range(k)] + [len(ids)]  # the last fold takes what remains
+    parts = [tuple(ids[row] for row in order[start:end]) for start, end in pairwise(ends)]
+    folds = []
+    for number, test in enumerate(parts):
+        others = [part for part in parts if part is not test]
+        dev = others.pop() if options["dev"] else ()
+        folds.append(Fold(f"fold_{number + 1}", tuple(chain(*others)), dev, test, groups, declares_shared=True))
+    return folds
 
 
 def _only(manifest: Manifest, name: str) -> Manifest:
@@ -306,6 +338,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("leave-one-session-out", "one fold per session", (), _leave_one_out("session", "speaker")),
         Protocol("leave-one-corpus-out", "one fold per corpus", (), _leave_one_out("corpus", "speaker")),
         Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group"), _group_k_fold),
+        Protocol("random-k-fold", "k folds of utterances by chance: speakers are shared", ("k",), _random_k_fold),
         Protocol("part", "the manifest's part column", ("group", "declares_shared"), _part),
         Protocol("speakers", "lists of speakers", ("train", "dev_speakers", "test"), _speakers),
         Protocol("emobox-table", "an EmoBox table with fold_ columns, by path", ("path",), _emobox_table),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class PublishedSplit:
     """The folds of a paper: ``tests`` maps fold names to the tested values of ``column``.
 
-    With ``dev`` the paper names its development speakers too (and, in ``train``, its training speakers); without, the
-    dev part is drawn from the training speakers.
+    With ``dev`` the paper names its development speakers too (and, in ``train``, its training speakers), with ``devs``
+    what is the dev part of each fold; without, the dev part is drawn from the training speakers.
     """
 
     corpus: str
@@ -20,6 +20,7 @@ class PublishedSplit:
     column: str = "speaker"
     dev: tuple[str, ...] | None = None
     train: tuple[str, ...] = ()
+    devs: Mapping[str, tuple[str, ...]] | None = None
 
 
 def _actors(first: int, last: int) -> tuple[str, ...]:
@@ -70,5 +71,12 @@ PUBLISHED: dict[str, PublishedSplit] = {
     # Pepino, Riera and Ferrer 2021, https://arxiv.org/abs/2104.03502
     "pepino/ravdess": PublishedSplit(
         "ravdess", "train 01-20, dev 21-22, test 23-24", {"test": ("23", "24")}, dev=("21", "22"), train=_actors(1, 20)
+    ),
+    "pepino/iemocap": PublishedSplit(
+        "iemocap",
+        "5 folds of one session, another session for development",
+        {f"fold_{session}": (str(session),) for session in range(1, 6)},
+        column="session",
+        devs={"fold_1": ("5",), "fold_2": ("5",), "fold_3": ("5",), "fold_4": ("5",), "fold_5": ("4",)},
     ),
 }

@@ -37,7 +37,8 @@ class Encoder(nn.Module):
     A subclass sets ``name``, ``hop`` (samples from one frame to the next), ``dim`` (``D``), ``num_layers`` (``N``, the
     hidden states it returns, the front end's output included) and ``min_samples`` and ``max_samples`` per utterance,
     and defines ``frame_lengths`` and ``encode``. With ``trim`` (dB) silence at both ends is cut first, with ``level``
-    (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`.
+    (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`. ``limit`` (seconds) keeps
+    only the beginning of an utterance.
     """
 
     name: str
@@ -49,8 +50,13 @@ class Encoder(nn.Module):
     max_samples: int | None = None
     revision: int = 1
     """Raised when the code changes what an encoder returns: then cached features are computed again."""
+    settings: str = ""
+    """Options that change what an encoder returns and that its weights do not show; part of the fingerprint."""
+    native_rate: bool = False
+    """Whether recordings come at their own sampling rate; ``sampling_rate`` is then only nominal."""
     trim: float | None = None
     level: float | None = None
+    limit: float | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -70,6 +76,8 @@ class Encoder(nn.Module):
 
         Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
         """
+        if self.limit is not None:
+            lengths = lengths.clamp(max=round(self.limit * self.sampling_rate))
         if not torch.compiler.is_compiling():
             self.check_lengths(lengths)
         start = None
@@ -97,8 +105,11 @@ class Encoder(nn.Module):
             )
 
     def fingerprint(self) -> str:
-        """Return a short hash of the name and every weight: it keys the feature cache."""
-        digest = hashlib.blake2b(f"{self.name}|{self.revision}|{self.trim}|{self.level}".encode(), digest_size=8)
+        """Return a short hash of the name, the options and every weight: it keys the feature cache."""
+        facts = [self.name, self.revision, self.trim, self.level]
+        facts += [f"limit {self.limit}"] if self.limit is not None else []
+        facts += [f"settings {self.settings}"] if self.settings else []
+        digest = hashlib.blake2b("|".join(map(str, facts)).encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

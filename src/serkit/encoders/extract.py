@@ -82,6 +82,8 @@ def extract(
     naming the utterance that cannot be encoded, after the others are done.
     """
     encoder = spec.create()
+    if encoder.native_rate and any(job.seed is not None for job in jobs):
+        raise InputError(f"encoder {spec.name}: augmentation works at 16 kHz: set augment.copies=0 or a fixed rate")
     cache = FeatureCache(cache_folder, encoder.fingerprint(), encoder.num_layers, encoder.dim)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}
     queue = sorted(todo.values(), key=lambda job: -job.size)
@@ -122,7 +124,7 @@ def _read_bytes(name: str) -> bytes:
 
 def _encode_job(job: Job, encoder: Encoder, cache: FeatureCache, frames: bool, augment: Augment | None) -> str | None:
     try:
-        waveform = read_audio(job.audio, job.start, job.end)
+        waveform = read_audio(job.audio, job.start, job.end, encoder.native_rate)
         if job.seed is not None and augment is not None:
             waveform = augment(waveform, job.seed)
         with torch.inference_mode():

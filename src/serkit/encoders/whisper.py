@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.front import frame_mask
+from serkit.encoders.spectrogram import PowerSpectrum, mel_filters
 from serkit.encoders.weights import load_weights
 from serkit.errors import InputError
 
@@ -34,47 +34,21 @@ class WhisperConfig:
     final_norm: bool = True
 
 
-def mel_filters(bands: int, sampling_rate: int = 16_000, n_fft: int = N_FFT) -> np.ndarray:
-    """Return the Slaney-normalised mel filter bank ``(n_fft // 2 + 1, bands)`` that Whisper was trained with."""
-
-    def to_hertz(mel: np.ndarray) -> np.ndarray:
-        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
-
-    top = 15 + 27 * np.log(sampling_rate / 2 / 1000) / np.log(6.4)
-    edges = to_hertz(np.linspace(0, top, bands + 2))
-    bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
-    rise = (bins[:, None] - edges[None, :-2]) / np.diff(edges)[None, :-1]
-    fall = (edges[None, 2:] - bins[:, None]) / np.diff(edges)[None, 1:]
-    return np.maximum(0, np.minimum(rise, fall)) * (2 / (edges[2:] - edges[:-2]))[None, :]
-
-
 class LogMel(nn.Module):
     """Whisper's log-mel front end: ``(B, S)`` waveforms to ``(B, mels, S // 160)``, 100 frames per second.
 
-    The Fourier transform is a strided convolution with a windowed cosine and sine basis, so the same graph runs in
-    PyTorch and in ONNX. Each clip is reflected at its own end and scaled by its own maximum, not by the batch's.
+    Each clip is scaled by its own maximum, not by the batch's.
     """
 
-    basis: Tensor
     filters: Tensor
 
     def __init__(self, mels: int) -> None:
         super().__init__()
-        time = np.arange(N_FFT)
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * time / N_FFT)
-        angle = 2 * np.pi * np.outer(np.arange(N_FFT // 2 + 1), time) / N_FFT
-        basis = np.concatenate([np.cos(angle) * window, -np.sin(angle) * window])[:, None, :]
-        self.register_buffer("basis", torch.tensor(basis, dtype=torch.float32), persistent=False)
+        self.power = PowerSpectrum(N_FFT, N_FFT, HOP)
         self.register_buffer("filters", torch.tensor(mel_filters(mels), dtype=torch.float32), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        last = (lengths - 1)[:, None]
-        index = torch.arange(-(N_FFT // 2), waveforms.shape[1] + N_FFT // 2, device=waveforms.device).abs()[None, :]
-        index = torch.where(index > last, 2 * last - index, index).clamp(min=0)
-        padded = waveforms.gather(1, index)
-        spectrum = F.conv1d(padded[:, None, :], self.basis, stride=HOP)[:, :, : waveforms.shape[1] // HOP]
-        real, imaginary = spectrum.chunk(2, dim=1)
-        power = (real.square() + imaginary.square()).transpose(1, 2)
+        power = self.power(waveforms, lengths)[:, : waveforms.shape[1] // HOP]
         logarithm = (power @ self.filters).clamp(min=1e-10).log10()  # (B, T, mels)
         mask = frame_mask(lengths // HOP, logarithm.shape[1])[:, :, None]
         peak = logarithm.masked_fill(~mask, -10.0).amax(dim=(1, 2), keepdim=True)

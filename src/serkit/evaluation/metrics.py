@@ -96,6 +96,10 @@ def _f1_weighted(matrix: Floats) -> Floats:
     return ratio((_f1(matrix) * support).sum(axis=-1), support.sum(axis=-1))
 
 
+def _precision(matrix: ArrayLike) -> Floats:
+    return np.nan_to_num(precisions(matrix))
+
+
 FROM_CONFUSION: dict[str, Callable[[Floats], Floats]] = {
     "uar": _uar,
     "accuracy": _accuracy,
@@ -146,6 +150,21 @@ def f1_macro(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) ->
 def f1_weighted(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
     """Return the mean F1 of the classes weighted by their utterances in ``truth``, in [0, 1]."""
     return _score("f1_weighted", truth, prediction, classes)
+
+
+def precision_macro(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the unweighted mean precision of all ``classes``, in [0, 1]; one that is never predicted counts as 0.
+
+    Its partner for recall is :func:`uar`. With one label an utterance, precision, recall and F1 counted over all
+    classes at once ("micro") and recall weighted by support are all :func:`accuracy`.
+    """
+    return float(_precision(confusion(truth, prediction, classes)).mean())
+
+
+def precision_weighted(truth: ArrayLike, prediction: ArrayLike, classes: Sequence[str]) -> float:
+    """Return the mean precision of the classes weighted by their utterances in ``truth``, in [0, 1]."""
+    matrix = confusion(truth, prediction, classes)
+    return float(np.average(_precision(matrix), weights=matrix.sum(axis=1)))
 
 
 def ccc(truth: ArrayLike, prediction: ArrayLike) -> float:

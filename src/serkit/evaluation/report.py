@@ -30,7 +30,7 @@ from serkit.evaluation.stats import (
     tally,
     tally_confusions,
 )
-from serkit.evaluation.wording import write_interval, write_number, write_words
+from serkit.evaluation.wording import write_columns, write_interval, write_number, write_words
 
 UNKNOWN = "unknown"
 FEW_SPEAKERS = 10
@@ -121,7 +121,7 @@ def format_summary(report: Mapping[str, Any]) -> str:
         f"{report['utterances']} test utterances, {report['speakers']} speakers, "
         f"{report['folds']['count']} folds, {len(report['seeds'])} seeds",
         "",
-        *_columns(
+        *write_columns(
             [("metric", "value", "95 % interval", "n", "sd over seeds")]
             + [
                 (
@@ -136,7 +136,7 @@ def format_summary(report: Mapping[str, Any]) -> str:
         ),
         *(f"method: {method}" for method in dict.fromkeys(made["method"] for made in metrics.values())),
         "",
-        *_columns(
+        *write_columns(
             [("class", "recall", "95 % interval", "n", "precision")]
             + [
                 (
@@ -303,13 +303,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def _columns(rows: list[tuple]) -> list[str]:
-    text = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in text) for column in range(len(text[0]))]
-    lines = [
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in text)
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]

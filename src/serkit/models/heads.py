@@ -1,4 +1,4 @@
-"""Heads: from an encoder's layers to class scores.
+"""Heads: from the layers of one or several encoders to class scores.
 
 Two families. ``pooled`` sees only mean and standard deviation over time of each layer, so it trains in seconds from
 cached statistics. ``frames`` mixes the layers, transforms every frame and pools afterwards.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from serkit.encoders.base import FrameFeatures
 from serkit.models.layers import (
     POOLINGS,
+    ElementDropout,
     LayerMix,
     Pooling,
     Segments,
@@ -29,7 +30,12 @@ from serkit.models.layers import (
 
 
 class HeadConfig(BaseModel):
-    """How a head is built. ``dropout`` acts on the input of every linear map, ``members`` heads are averaged."""
+    """How a head is built; ``members`` heads are averaged.
+
+    ``dropout`` acts on the input of every linear map, of the last one only with ``drop_last``. ``drop`` tells what a
+    frames head drops: whole channels of an utterance, or single elements. ``lstm`` units of a unidirectional LSTM may
+    follow the maps per frame. ``init`` "glorot" draws matrices as Keras does (Glorot and Bengio 2010), biases zero.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,27 +43,41 @@ class HeadConfig(BaseModel):
     mix: Literal["softmax", "absolute", "concat"] = "softmax"
     pooling: Literal["mean", "mean+std", "attention"] = "mean+std"
     frame_hidden: tuple[int, ...] = (128,)
+    lstm: int = Field(0, ge=0)
     hidden: tuple[int, ...] = ()
     activation: Literal["relu", "gelu"] = "gelu"
     dropout: float = Field(0.3, ge=0, lt=1)
+    drop: Literal["channels", "elements"] = "channels"
+    drop_last: bool = True
+    init: Literal["default", "glorot"] = "default"
     statistics: bool = False
     members: int = Field(1, ge=1)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+Shape = tuple[int, int]
+"""Layers and width of one stream of features: ``(N, D)``."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Layers of ``B`` utterances, packed.
+class Stream:
+    """Layers of one encoder for ``B`` utterances, packed.
 
     ``statistics (B, 2, N, D)``: mean and standard deviation over time. ``arrays``: hidden states whose concatenation
-    along time is ``(N, F, D)``, float16 or float32 (empty for heads that only need statistics). ``segments`` says which
-    utterance each of the ``F`` frames belongs to.
+    along time is ``(N, F, D)``, float16 or float32 (empty for heads that only need statistics). ``scaling``
+    ``(B, 2, N, D)``: means and deviations by which each array is still to be standardised, as the statistics are.
     """
 
     statistics: Tensor
     arrays: Sequence[Tensor] = ()
+    scaling: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Streams of features of the same ``B`` utterances; ``segments`` says whose each of the ``F`` frames is."""
+
+    streams: tuple[Stream, ...]
     segments: Segments | Windows | None = None
 
     @classmethod
@@ -77,7 +97,7 @@ class Batch:
         wide = packed.transpose(0, 1).flatten(1)  # (B * T, N * D)
         mean, variance = segments.moments(wide, torch.ones_like(wide[:, :1]))
         statistics = torch.stack([mean, variance.sqrt()], 1).unflatten(2, (packed.shape[0], packed.shape[2]))
-        return cls(statistics, [packed], segments)
+        return cls((Stream(statistics, [packed]),), segments)
 
 
 def mlp(dim: int, hidden: Sequence[int], out: int, config: HeadConfig) -> nn.Sequential:
@@ -86,71 +106,139 @@ def mlp(dim: int, hidden: Sequence[int], out: int, config: HeadConfig) -> nn.Seq
     for size in hidden:
         layers += [nn.Dropout(config.dropout), nn.Linear(dim, size), ACTIVATIONS[config.activation]()]
         dim = size
-    return nn.Sequential(*layers, nn.Dropout(config.dropout), nn.Linear(dim, out))
+    last = [nn.Dropout(config.dropout)] if config.drop_last else []
+    return nn.Sequential(*layers, *last, nn.Linear(dim, out))
+
+
+class PooledStream(nn.Module):
+    """Standardised statistics of one stream, layers mixed or concatenated: ``(B, dim)``."""
+
+    def __init__(self, config: HeadConfig, shape: Shape, number: int) -> None:
+        super().__init__()
+        num_layers, dim = shape
+        self.mix = None if config.mix == "concat" or num_layers == 1 else LayerMix(num_layers, config.mix)
+        self.kept = 1 if config.pooling == "mean" else 2
+        self.standardise = Standardise(2, num_layers, dim, stream=number)
+        self.dim = self.kept * dim * (1 if self.mix else num_layers)
+
+    def forward(self, stream: Stream) -> Tensor:
+        x = self.standardise(stream.statistics)[:, : self.kept]
+        if self.mix is not None:
+            x = torch.einsum("n,bsnd->bsd", self.mix.weights(), x)
+        return x.flatten(1)
 
 
 class PooledHead(nn.Module):
-    """Standardised statistics of each layer, mixed or concatenated, through an MLP."""
+    """Statistics over time of every stream, joined, through an MLP."""
 
     needs_frames = False
 
-    def __init__(self, config: HeadConfig, num_layers: int, dim: int, classes: int) -> None:
+    def __init__(self, config: HeadConfig, shapes: Sequence[Shape], classes: int) -> None:
         super().__init__()
-        self.mix = None if config.mix == "concat" else LayerMix(num_layers, config.mix)
-        width = 2 * dim if self.mix else 2 * num_layers * dim
-        if config.pooling == "mean":
-            width //= 2
-        self.mean_only = config.pooling == "mean"
-        self.standardise = Standardise(2, num_layers, dim)
-        self.decide = mlp(width, config.hidden, classes, config)
+        if config.lstm:
+            raise ValueError("a pooled head sees no frames: head.lstm needs head.kind=frames")
+        streams = [PooledStream(config, shape, number) for number, shape in enumerate(shapes)]
+        self.streams = nn.ModuleList(streams)
+        self.decide = mlp(sum(stream.dim for stream in streams), config.hidden, classes, config)
 
     def forward(self, batch: Batch) -> Tensor:
-        x = self.standardise(batch.statistics)
-        if self.mean_only:
-            x = x[:, :1]
-        if self.mix is not None:
-            x = torch.einsum("n,bsnd->bsd", self.mix.weights(), x)
-        return self.decide(x.flatten(1))
+        parts = [part(stream) for part, stream in zip(self.streams, batch.streams, strict=True)]
+        return self.decide(torch.cat(parts, 1))
+
+
+class FrameStream(nn.Module):
+    """One stream of a frames head: its layers standardised and mixed; ``linear`` is its own first map per frame."""
+
+    def __init__(self, config: HeadConfig, shape: Shape, number: int) -> None:
+        super().__init__()
+        num_layers, dim = shape
+        if config.mix == "concat":
+            raise ValueError("a frames head mixes layers: mix is softmax or absolute, not concat")
+        self.mix = LayerMix(num_layers, config.mix) if num_layers > 1 else None
+        self.standardise = Standardise(num_layers, dim, stream=number)
+        self.linear = nn.Linear(dim, config.frame_hidden[0]) if config.frame_hidden else None
+        self.dim = config.frame_hidden[0] if config.frame_hidden else dim
+
+    def forward(self, stream: Stream, segments: Segments | Windows) -> Tensor:
+        """Return the mixed frames ``(F, D)``, each layer standardised first."""
+        mean, sd = self.standardise.mean, self.standardise.sd
+        scale = (1 / sd if self.mix is None else self.mix.weights()[:, None] / sd)[None]
+        if stream.scaling is None:
+            return scaled_layer_sum(scale, stream.arrays) - (scale * mean).sum(1)
+        own_mean, own_sd = stream.scaling.unbind(1)
+        scale = scale / own_sd
+        shift = (scale * (own_mean + own_sd * mean)).sum(1)
+        return scaled_layer_sum(scale, stream.arrays) - shift[segments.index]  # type: ignore[union-attr]
 
 
 class FrameHead(nn.Module):
-    """Standardised layers, mixed; a linear map and activation per frame; pooling; a classifier.
+    """Standardised layers, mixed; linear maps per frame; pooling; a classifier.
 
-    With ``statistics`` a linear map of the layers' statistics is added to the scores: the part that a linear probe
-    finds need not be learned again through the frames.
+    Several streams have a first map each and are joined after it (the fusion of Pepino et al. 2021,
+    https://arxiv.org/abs/2104.03502). With ``statistics`` a linear map of the layers' statistics is added to the
+    scores: the part that a linear probe finds need not be learned again through the frames.
     """
 
     needs_frames = True
 
-    def __init__(self, config: HeadConfig, num_layers: int, dim: int, classes: int) -> None:
+    def __init__(self, config: HeadConfig, shapes: Sequence[Shape], classes: int) -> None:
         super().__init__()
-        if config.mix == "concat":
-            raise ValueError("a frames head mixes layers: mix is softmax or absolute, not concat")
-        self.mix = LayerMix(num_layers, config.mix)
-        self.standardise = Standardise(num_layers, dim)
-        sizes = (dim, *config.frame_hidden)
+        streams = [FrameStream(config, shape, number) for number, shape in enumerate(shapes)]
+        self.streams = nn.ModuleList(streams)
+        sizes = (sum(stream.dim for stream in streams), *config.frame_hidden[1:])
         self.per_frame = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.lstm = CausalLSTM(sizes[-1], config.lstm) if config.lstm else None
         self.activation = ACTIVATIONS[config.activation]()
+        self.drop_elements = ElementDropout(config.dropout) if config.drop == "elements" else None
         self.drop = nn.Dropout(config.dropout)
-        self.pool: Pooling = POOLINGS[config.pooling](sizes[-1])
+        self.pool: Pooling = POOLINGS[config.pooling](config.lstm or sizes[-1])
         self.decide = mlp(self.pool.dim, config.hidden, classes, config)
-        linear = config.model_copy(update={"mix": "concat", "hidden": (), "pooling": "mean+std"})
-        self.linear = PooledHead(linear, num_layers, dim, classes) if config.statistics else None
+        linear = config.model_copy(update={"mix": "concat", "hidden": (), "pooling": "mean+std", "lstm": 0})
+        self.linear = PooledHead(linear, shapes, classes) if config.statistics else None
 
     def forward(self, batch: Batch) -> Tensor:
-        scale = self.mix.weights()[:, None] / self.standardise.sd
-        x = scaled_layer_sum(scale, batch.arrays) - (scale * self.standardise.mean).sum(0)
+        segments = batch.segments
+        assert segments is not None, "a frames head needs frames"
+        parts = []
+        for part, stream in zip(self.streams, batch.streams, strict=True):
+            assert isinstance(part, FrameStream)
+            x = part(stream, segments)
+            parts.append(x if part.linear is None else self._map(part.linear, x, segments))
+        x = torch.cat(parts, 1)
         for layer in self.per_frame:
-            x = self.activation(layer(self._drop_channels(x, batch)))
-        scores = self.decide(self.pool(x, batch.segments))
+            x = self._map(layer, x, segments)
+        if self.lstm is not None:
+            x = self.activation(segments.along_time(self._drop_channels(x, segments), self.lstm.states))
+        scores = self.decide(self.pool(x, segments))
         return scores if self.linear is None else scores + self.linear(batch)
 
-    def _drop_channels(self, x: Tensor, batch: Batch) -> Tensor:
+    def _map(self, layer: nn.Module, x: Tensor, segments: Segments | Windows) -> Tensor:
+        dropped = self._drop_channels(x, segments) if self.drop_elements is None else self.drop_elements(x)
+        return self.activation(layer(dropped))
+
+    def _drop_channels(self, x: Tensor, segments: Segments | Windows) -> Tensor:
         """Drop whole channels of an utterance: its frames are too alike for dropout frame by frame to regularise."""
-        if not (self.training and isinstance(batch.segments, Segments)):
+        if not (self.training and isinstance(segments, Segments)):
             return x
-        keep = self.drop(x.new_ones(batch.statistics.shape[0] + 1, x.shape[1]))
-        return x * keep[batch.segments.index]
+        keep = self.drop(x.new_ones(segments.count + 1, x.shape[1]))
+        return x * keep[segments.index]
+
+
+class CausalLSTM(nn.LSTM):
+    """A unidirectional LSTM over ``(B, T, D)``, begun as in Keras: one bias per gate, that of the forget gate one."""
+
+    def __init__(self, dim: int, units: int) -> None:
+        super().__init__(dim, units, batch_first=True)
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters()
+        nn.init.xavier_uniform_(weight_ih)
+        nn.init.orthogonal_(weight_hh)
+        with torch.no_grad():
+            bias_hh.zero_().requires_grad_(False)
+            bias_ih.zero_()[units : 2 * units] = 1
+
+    def states(self, rows: Tensor) -> Tensor:
+        """Return the hidden state after every frame."""
+        return self(rows)[0]
 
 
 class Ensemble(nn.Module):
@@ -170,7 +258,20 @@ class Ensemble(nn.Module):
         return self.each(batch).log_softmax(-1).mean(0)
 
 
-def create_head(config: HeadConfig, num_layers: int, dim: int, classes: int) -> Ensemble:
-    """Build a head for ``num_layers`` layers of width ``dim``."""
+def create_head(config: HeadConfig, shapes: Sequence[Shape], classes: int) -> Ensemble:
+    """Build a head for streams of ``shapes``: layers and width ``(N, D)`` of each."""
     kind = {"pooled": PooledHead, "frames": FrameHead}[config.kind]
-    return Ensemble([kind(config, num_layers, dim, classes) for _ in range(config.members)])
+    head = Ensemble([kind(config, shapes, classes) for _ in range(config.members)])
+    if config.init == "glorot":
+        for module in head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+    return head
+
+
+def layer_weights(head: Ensemble) -> list[list[float]]:
+    """Return the weights of the layers ``(N,)`` of each stream, averaged over members; empty for unmixed streams."""
+    members: list[Any] = list(head.heads)
+    mixes = [[member.streams[number].mix for member in members] for number in range(len(members[0].streams))]
+    return [torch.stack([mix.weights() for mix in each]).mean(0).tolist() if each[0] else [] for each in mixes]

@@ -28,6 +28,13 @@ class Segments:
         """Frames of utterances one after the other, ``lengths (B,)`` each."""
         return cls(torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths), len(lengths))
 
+    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a causal ``change`` of sequences ``(B, T, D)``, zeros after their ends, to the frames ``(F, D)``."""
+        lengths = torch.bincount(self.index, minlength=self.count)
+        place = torch.arange(len(x), device=x.device) - (lengths.cumsum(0) - lengths)[self.index]
+        rows = x.new_zeros(self.count, int(lengths.max()), x.shape[1]).index_put((self.index, place), x)
+        return change(rows)[self.index, place]
+
     @classmethod
     def padded(cls, lengths: Tensor, size: int) -> Segments:
         """Frames of a padded batch ``(B, size)``, flattened."""
@@ -61,6 +68,9 @@ class _PaddedSegments(Segments):
     def _rows(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.count, self.size))
 
+    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        return change(self._rows(x)).flatten(0, 1)
+
     def sum(self, x: Tensor) -> Tensor:
         return (self._rows(x) * self.real).sum(1)
 
@@ -80,6 +90,10 @@ class Windows:
     def __init__(self, lengths: Tensor, size: int, radius: int, group: int = 1) -> None:
         self.batch, self.size, self.radius, self.group = lengths.shape[0], size, radius, group
         self.real = (torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]).float()
+
+    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a causal ``change`` to whole utterances, as :meth:`Segments.along_time` does."""
+        return change(x.unflatten(0, (self.batch, self.size))).flatten(0, 1)
 
     def _slide(self, x: Tensor) -> Tensor:
         spread = (x.unflatten(0, (self.batch, self.size)) * self.real[:, :, None]).transpose(1, 2)
@@ -108,45 +122,55 @@ class _ScaledLayerSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
-        ctx.arrays = arrays
-        out = scale.new_zeros(sum(array.shape[1] for array in arrays), scale.shape[1])
+        ctx.arrays, ctx.rows = arrays, len(scale)
+        out = scale.new_zeros(sum(array.shape[1] for array in arrays), scale.shape[-1])
         position = 0
-        for array in arrays:
+        for number, array in enumerate(arrays):
             rows = out[position : position + array.shape[1]]
-            for layer, factor in zip(array, scale, strict=True):
+            for layer, factor in zip(array, scale[number if len(scale) > 1 else 0], strict=True):
                 rows.addcmul_(layer.float(), factor)
             position += array.shape[1]
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.new_zeros(ctx.arrays[0].shape[0], gradient.shape[1])
+        total = gradient.new_zeros(len(ctx.arrays), ctx.arrays[0].shape[0], gradient.shape[1])
         position = 0
-        for array in ctx.arrays:
+        for utterance, array in zip(total, ctx.arrays, strict=True):
             rows = gradient[position : position + array.shape[1]]
             for number, layer in enumerate(array):
-                total[number] += (layer.float() * rows).sum(0)  # ten times as fast as einsum
+                utterance[number] = (layer.float() * rows).sum(0)  # ten times as fast as einsum
             position += array.shape[1]
-        return total, None
+        return (total if ctx.rows > 1 else total.sum(0, keepdim=True)), None
 
 
 def scaled_layer_sum(scale: Tensor, arrays: Sequence[Tensor]) -> Tensor:
-    """Sum layers: ``scale (N, D)`` and arrays ``(N, T, D)``, float16 or float32, give packed frames ``(F, D)``."""
+    """Sum layers: ``scale (1, N, D)`` or one per array ``(B, N, D)`` and arrays ``(N, T, D)`` give frames ``(F, D)``.
+
+    The arrays, float16 or float32, are those of utterances one after the other.
+    """
     if torch.compiler.is_compiling():
-        return torch.einsum("nd,nfd->fd", scale, torch.cat([array.float() for array in arrays], 1))
+        return torch.einsum("nd,nfd->fd", scale[0], torch.cat([array.float() for array in arrays], 1))
     if any(array.requires_grad for array in arrays):  # fine-tuning: gradients flow into the encoder as well
-        return torch.cat([(scale[:, None] * array).sum(0) for array in arrays])
+        factors = scale.expand(len(arrays), -1, -1)
+        return torch.cat([(factor[:, None] * array).sum(0) for factor, array in zip(factors, arrays, strict=True)])
     return _ScaledLayerSum.apply(scale, arrays)
 
 
-def stride_mean(layers: Tensor, lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average groups of ``stride`` frames of ``(B, N, T, D)``, whose padding is zero; the last may be shorter."""
+def stride_mean(layers: Tensor, lengths: Tensor, stride: int, zero_tail: bool = False) -> tuple[Tensor, Tensor]:
+    """Average groups of ``stride`` frames of ``(B, N, T, D)``, whose padding is zero; the last may be shorter.
+
+    ``zero_tail`` fills the last group with zeros, and adds a group of zeros alone where it is full: so Pepino et al.
+    (2021) halve the last odd frame of a pair.
+    """
     if stride == 1:
         return layers, lengths
     size = layers.shape[2]
-    groups = (size + stride - 1) // stride
+    groups = size // stride + 1 if zero_tail else (size + stride - 1) // stride
     padded = nn.functional.pad(layers, (0, 0, 0, groups * stride - size))
     sums = padded.unfold(2, stride, stride).sum(-1)
+    if zero_tail:
+        return sums / stride, lengths // stride + 1
     starts = torch.arange(groups, device=layers.device)[None, :] * stride
     held = (lengths[:, None] - starts).clamp(1, stride)
     return sums / held[:, None, :, None], (lengths + stride - 1) // stride
@@ -171,19 +195,39 @@ class LayerMix(nn.Module):
         return self.k.abs() / self.k.abs().sum()
 
 
+class ElementDropout(nn.Dropout):
+    """Dropout of single elements; on a CPU a fifth of the time of PyTorch's, by drawing four elements at once.
+
+    The share dropped is ``p`` rounded to 1/65536.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        low = torch.iinfo(torch.int64).min
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(low, None)
+        quarters = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = quarters >= round(self.p * 65536) + torch.iinfo(torch.int16).min
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
+
+
 def divisor(sd: Tensor) -> Tensor:
     """Return standard deviations to divide by: one where a dimension does not vary."""
     return torch.where(sd > EPSILON, sd, 1.0)
 
 
 class Standardise(nn.Module):
-    """``(x - mean) / sd`` with statistics of the training part: buffers, so that they travel with the weights."""
+    """``(x - mean) / sd`` with statistics of the training part: buffers, so that they travel with the weights.
+
+    ``stream`` is the number of the stream of a batch whose statistics these are.
+    """
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, *shape: int) -> None:
+    def __init__(self, *shape: int, stream: int = 0) -> None:
         super().__init__()
+        self.stream = stream
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("sd", torch.ones(shape))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,75 +11,158 @@ import torch
 from torch import Tensor, nn
 
 from serkit.encoders.cache import FeatureCache
-from serkit.models.heads import Batch
+from serkit.models.heads import Batch, Stream
 from serkit.models.layers import Segments, Standardise, divisor, stride_mean
 
 Normalise = Literal["none", "global", "speaker"]
 
 
 @dataclass(frozen=True)
-class FeatureSet:
-    """The features of ``U`` utterances.
+class StreamSet:
+    """The features that one encoder gives for ``U`` utterances.
 
-    ``copies`` holds one list of arrays ``(N, T, D)`` per copy of the audio (the first is the recording itself, the
-    others are augmented), or none when the head only needs ``statistics (copies, U, 2, N, D)``. ``targets (U,)`` are
-    class numbers, ``weights (U,)`` what an utterance counts in the loss.
+    ``statistics (copies, U, 2, N, D)``: mean and deviation over the ``lengths (copies, U)`` frames of each copy of the
+    audio (the first is the recording itself, the others are augmented). ``copies`` holds one list of arrays
+    ``(N, T, D)`` per copy, or none when the head only needs statistics. ``scaling (U, 2, N, D)``: see
+    :class:`~serkit.models.heads.Stream`. With ``scalar`` all dimensions of a layer are standardised alike.
+    """
+
+    statistics: Tensor
+    lengths: Tensor
+    copies: tuple[tuple[Tensor, ...], ...] = field(repr=False)
+    scaling: Tensor | None = None
+    scalar: bool = False
+
+    @classmethod
+    def of_arrays(cls, copies: Sequence[Sequence[Tensor]], scalar: bool = False) -> StreamSet:
+        """Take statistics of ``copies`` of arrays ``(N, T, D)``."""
+        statistics = torch.stack([torch.stack([array_statistics(array) for array in copy]) for copy in copies])
+        lengths = torch.tensor([[array.shape[1] for array in copy] for copy in copies])
+        return cls(statistics, lengths, tuple(tuple(copy) for copy in copies), None, scalar)
+
+    def take(self, rows: Sequence[int], copies: int | None) -> StreamSet:
+        """Return the utterances at ``rows`` (and only the first ``copies``)."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        return replace(
+            self,
+            statistics=self.statistics[:copies, index],
+            lengths=self.lengths[:copies, index],
+            copies=tuple(tuple(copy[row] for row in rows) for copy in self.copies[:copies]),
+            scaling=None if self.scaling is None else self.scaling[index],
+        )
+
+    def moments(self, copies: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation ``(N, D)`` over all frames of all utterances."""
+        statistics = self.statistics[:copies].flatten(0, 1).double()
+        shares = self.lengths[:copies].flatten().double()[:, None, None]
+        shares = shares / shares.sum()
+        means, sds = statistics.unbind(1)
+        mean = (shares * means).sum(0)
+        variance = (shares * (sds.square() + (means - mean).square())).sum(0)
+        if self.scalar:
+            whole = mean.mean(1, keepdim=True).expand_as(mean)
+            variance = (variance + (mean - whole).square()).mean(1, keepdim=True).expand_as(mean)
+            mean = whole
+        return mean.float(), divisor(variance.sqrt().float())
+
+    def stream(
+        self, copies: Sequence[int], rows: Sequence[int], spans: Sequence[slice] | None, cropped: bool
+    ) -> Stream:
+        """Return the copy of each of ``rows`` that ``copies`` says, frames cut to ``spans``.
+
+        Statistics are those of the whole recording, and of what is kept when it is ``cropped``.
+        """
+        index = torch.as_tensor(rows)
+        scaling = None if self.scaling is None else self.scaling[index]
+        statistics = self.statistics[torch.as_tensor(copies), index]
+        if not self.copies:
+            return Stream(statistics)
+        arrays = [self.copies[copy][row] for copy, row in zip(copies, rows, strict=True)]
+        if spans is not None:
+            arrays = [array[:, span] for array, span in zip(arrays, spans, strict=True)]
+        if cropped:
+            statistics = scaled(torch.stack([array_statistics(array) for array in arrays]), scaling)
+        if scaling is None and arrays[0].nbytes < SMALL:
+            arrays = [torch.cat(arrays, 1)]
+        return Stream(statistics, arrays, scaling)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features of ``U`` utterances, one :class:`StreamSet` per encoder.
+
+    ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss. A head sees at most
+    ``max_frames`` frames, the first ones.
     """
 
     ids: tuple[str, ...]
-    statistics: Tensor
-    copies: tuple[tuple[Tensor, ...], ...] = field(repr=False)
+    streams: tuple[StreamSet, ...]
     targets: Tensor
     weights: Tensor
+    max_frames: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def copies(self) -> int:
+        """Copies of every recording, itself included."""
+        return len(self.streams[0].statistics)
+
     def take(self, rows: Sequence[int], copies: int | None = None, weights: Tensor | None = None) -> FeatureSet:
         """Return the utterances at ``rows`` (and only the first ``copies``)."""
         index = torch.as_tensor(rows, dtype=torch.long)
-        arrays = tuple(tuple(copy[row] for row in rows) for copy in self.copies[:copies])
-        return FeatureSet(
-            tuple(self.ids[row] for row in rows),
-            self.statistics[:copies, index],
-            arrays,
-            self.targets[index],
-            self.weights[index] if weights is None else weights,
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            streams=tuple(stream.take(rows, copies) for stream in self.streams),
+            targets=self.targets[index],
+            weights=self.weights[index] if weights is None else weights,
         )
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Return the recordings at ``rows``, whole."""
-        arrays = [self.copies[0][row] for row in rows] if self.copies else []
-        return _packed(self.statistics[0, torch.as_tensor(rows)], arrays)
+        """Return the recordings at ``rows``, as much of them as a head sees."""
+        return self._batch([0] * len(rows), list(rows), None)
 
     def all_copies(self) -> Batch:
-        """Return every copy of every utterance as one batch of statistics, copy after copy."""
-        arrays = [array for copy in self.copies for array in copy]
-        return _packed(self.statistics.flatten(0, 1), arrays)
+        """Return every copy of every utterance as one batch, copy after copy."""
+        copies = [copy for copy in range(self.copies) for _ in range(len(self))]
+        return self._batch(copies, list(range(len(self))) * self.copies, None)
 
     def augmented_batch(self, rows: Sequence[int], rng: np.random.Generator, crop: float) -> Batch:
         """Return, for each of ``rows``, a stretch of at least ``crop`` of the length of a copy drawn at random."""
-        chosen = rng.integers(len(self.statistics), size=len(rows))
-        index = torch.as_tensor(rows)
-        arrays = [self.copies[copy][row] for copy, row in zip(chosen, rows, strict=True)] if self.copies else []
-        if crop == 1 or not arrays:
-            return _packed(self.statistics[torch.as_tensor(chosen), index], arrays)
-        arrays = [array[:, draw_crop(array.shape[1], rng, crop)] for array in arrays]
-        return _packed(torch.stack([array_statistics(array) for array in arrays]), arrays)
+        copies = rng.integers(self.copies, size=len(rows)).tolist()
+        return self._batch(copies, list(rows), None if crop == 1 else lambda size: draw_crop(size, rng, crop))
+
+    def _batch(self, copies: list[int], rows: list[int], cut: Callable[[int], slice] | None) -> Batch:
+        if not self.streams[0].copies:
+            return Batch(tuple(stream.stream(copies, rows, None, False) for stream in self.streams))
+        sizes = [
+            [stream.copies[copy][row].shape[1] for stream in self.streams]
+            for copy, row in zip(copies, rows, strict=True)
+        ]
+        kept = [min(*each, self.max_frames or each[0], each[0]) for each in sizes]  # streams may differ by a frame
+        spans = [slice(0, size) if cut is None else cut(size) for size in kept]
+        whole = [(span.start, span.stop) == (0, size) for span, each in zip(spans, sizes, strict=True) for size in each]
+        taken = None if cut is None and all(whole) else spans
+        lengths = torch.tensor([span.stop - span.start for span in spans])
+        streams = tuple(stream.stream(copies, rows, taken, cut is not None) for stream in self.streams)
+        return Batch(streams, Segments.packed(lengths))
 
 
-def load_features(
+def load_stream(
     cache: FeatureCache,
     keys: Sequence[Sequence[str]],
-    ids: Sequence[str],
-    targets: Tensor,
     layers: Sequence[int],
     stride: int,
     frames: bool,
-) -> FeatureSet:
-    """Read from the cache: ``keys`` has one list of cache keys per copy, in the order of ``ids``.
+    zero_tail: bool = False,
+    scalar: bool = False,
+) -> StreamSet:
+    """Read one encoder's features from the cache: ``keys`` has one list of cache keys per copy.
 
-    With ``stride`` 1 the frames stay in the mapped files; otherwise means over ``stride`` frames are kept in memory.
+    With ``stride`` 1 the frames stay in the mapped files; otherwise means over ``stride`` frames are kept in memory,
+    and statistics are those of the means; with ``zero_tail`` (see ``stride_mean``) those of the single frames.
     """
     listed = list(layers)
     adjacent = listed == list(range(listed[0], listed[-1] + 1))
@@ -87,55 +170,52 @@ def load_features(
     chosen = slice(listed[0], listed[-1] + 1) if adjacent else listed
     copies: tuple[tuple[Tensor, ...], ...] = ()
     if frames:
-        copies = tuple(tuple(_load_array(cache.frames(key)[chosen], stride) for key in copy) for copy in keys)
-    if stride == 1 or not frames:
-        pooled = np.stack([[cache.pooled(key)[:, chosen] for key in copy] for copy in keys])
-        statistics = torch.from_numpy(pooled)
-    else:
-        statistics = torch.stack([torch.stack([array_statistics(array) for array in copy]) for copy in copies])
-    return FeatureSet(tuple(ids), statistics, copies, targets, torch.ones(len(ids)))
+        copies = tuple(
+            tuple(_load_array(cache.frames(key)[chosen], stride, zero_tail) for key in copy) for copy in keys
+        )
+    if frames and stride > 1 and not zero_tail:
+        return StreamSet.of_arrays(copies, scalar)
+    pooled = np.stack([[cache.pooled(key)[:, chosen] for key in copy] for copy in keys])
+    lengths = np.stack([cache.lengths(list(copy)) for copy in keys])
+    return StreamSet(torch.from_numpy(pooled), torch.from_numpy(lengths), copies, None, scalar)
 
 
-def normalise_by_speaker(features: FeatureSet, speakers: Sequence[str]) -> FeatureSet:
+def normalise_by_speaker(stream: StreamSet, speakers: Sequence[str]) -> StreamSet:
     """Standardise every speaker's features by that speaker's own (unlabelled) data: transductive, so say so.
 
-    Statistics are those of the recordings themselves, over utterances for statistics and over frames for arrays.
+    Statistics are those of the recordings themselves, over utterances for statistics and over frames for arrays, which
+    stay as they are: ``scaling`` says by what each is to be standardised.
     """
-    statistics = features.statistics.clone()
-    copies = [list(copy) for copy in features.copies]
+    statistics = stream.statistics.clone()
+    scaling = torch.empty_like(statistics[0]) if stream.copies else None
     for speaker in sorted(set(speakers)):
-        rows = torch.as_tensor([row for row, name in enumerate(speakers) if name == speaker])
-        part = features.statistics[0, rows]
-        statistics[:, rows] = (features.statistics[:, rows] - part.mean(0)) / divisor(part.std(0, correction=0))
-        if copies:
-            mean, sd = frame_moments([features.copies[0][row] for row in rows])
-            for copy in copies:
-                for row in rows.tolist():
-                    copy[row] = ((copy[row].float() - mean[:, None]) / sd[:, None]).half()
-    if copies:
-        statistics = torch.stack([torch.stack([array_statistics(array) for array in copy]) for copy in copies])
-    return replace(features, statistics=statistics, copies=tuple(tuple(copy) for copy in copies))
+        rows = [row for row, name in enumerate(speakers) if name == speaker]
+        if scaling is not None:
+            scaling[rows] = torch.stack(stream.take(rows, 1).moments())
+            continue
+        part = stream.statistics[0, rows]
+        statistics[:, rows] = (stream.statistics[:, rows] - part.mean(0)) / divisor(part.std(0, correction=0))
+    return replace(stream, statistics=scaled(statistics, scaling), scaling=scaling)
+
+
+def scaled(statistics: Tensor, scaling: Tensor | None) -> Tensor:
+    """Return what ``statistics (..., U, 2, N, D)`` become when the frames are standardised by ``scaling``."""
+    if scaling is None:
+        return statistics
+    mean, sd = scaling.unbind(1)
+    return torch.stack([(statistics[..., 0, :, :] - mean) / sd, statistics[..., 1, :, :] / sd], -3)
 
 
 def fit_standardisation(head: nn.Module, features: FeatureSet) -> None:
     """Set the statistics of every :class:`Standardise` in ``head`` from the training part, all copies together."""
-    flat = features.statistics.flatten(0, 1)
-    mean, sd = flat.mean(0), flat.std(0, correction=0)
-    frames = frame_moments([array for copy in features.copies for array in copy]) if features.copies else None
     for module in head.modules():
         if isinstance(module, Standardise):
+            stream = features.streams[module.stream]
             if module.mean.ndim == 3:
-                module.fit(mean, sd)
-            elif frames is not None:
-                module.fit(*frames)
-
-
-def frame_moments(arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation ``(N, D)`` over all frames of ``arrays (N, T, D)``."""
-    total = sum(array.shape[1] for array in arrays)
-    mean = torch.stack([array.float().sum(1) for array in arrays]).sum(0) / total
-    squares = torch.stack([(array.float() - mean[:, None]).square().sum(1) for array in arrays]).sum(0)
-    return mean, divisor((squares / total).sqrt())
+                flat = stream.statistics.flatten(0, 1)
+                module.fit(flat.mean(0), flat.std(0, correction=0))
+            elif stream.copies:
+                module.fit(*stream.moments())
 
 
 def array_statistics(array: Tensor) -> Tensor:
@@ -150,15 +230,6 @@ SMALL = 1 << 20
 """Bytes below which arrays are joined: then the calls cost more than the copy."""
 
 
-def _packed(statistics: Tensor, arrays: Sequence[Tensor]) -> Batch:
-    if not arrays:
-        return Batch(statistics)
-    segments = Segments.packed(torch.tensor([array.shape[1] for array in arrays]))
-    if arrays[0].nbytes < SMALL:
-        arrays = [torch.cat(list(arrays), 1)]
-    return Batch(statistics, arrays, segments)
-
-
 def draw_crop(size: int, rng: np.random.Generator, crop: float, shortest: int = 1) -> slice:
     """Draw a stretch of at least ``crop`` of ``size`` and at least ``shortest``, or all when there is less."""
     kept = min(size, max(shortest, round(size * rng.uniform(crop, 1))))
@@ -166,8 +237,8 @@ def draw_crop(size: int, rng: np.random.Generator, crop: float, shortest: int = 
     return slice(start, start + kept)
 
 
-def _load_array(frames: np.ndarray, stride: int) -> Tensor:
+def _load_array(frames: np.ndarray, stride: int, zero_tail: bool) -> Tensor:
     array = torch.from_numpy(np.asarray(frames))
     if stride == 1:
         return array
-    return stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride)[0][0].half()
+    return stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride, zero_tail)[0][0].half()

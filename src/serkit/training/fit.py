@@ -41,6 +41,7 @@ class TrainingOptions(BaseModel):
     lr: float = Field(2e-3, gt=0)
     encoder_lr: float = Field(3e-5, gt=0, description="learning rate of the encoder when it is trained as well")
     weight_decay: float = Field(0.05, ge=0)
+    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment by adam and adamw")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = Field(0.15, ge=0, lt=1, description="share of all steps")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -160,7 +161,7 @@ def _fit_convex(
         nn.init.zeros_(module.weight)
         nn.init.zeros_(module.bias)
     batch = train.all_copies()
-    copies = len(train.statistics)
+    copies = train.copies
     targets, weights = train.targets.repeat(copies), train.weights.repeat(copies)
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=options.epochs, history_size=10, line_search_fn="strong_wolfe"
@@ -214,7 +215,8 @@ def _create_optimizer(head: Trainable, options: TrainingOptions) -> torch.optim.
             groups.setdefault((peak, options.weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     return kind(
-        [{"params": part, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), part in groups.items()]
+        [{"params": part, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), part in groups.items()],
+        eps=options.epsilon,
     )
 
 

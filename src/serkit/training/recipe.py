@@ -1,6 +1,7 @@
 """Recipes: an experiment as data. TOML in, a validated and frozen object out; an unknown key is an error.
 
-A recipe may ``extends`` another by name or path, and the command line overrides single keys as ``section.key=value``.
+A recipe may ``extends`` others by name or path, the later ones winning, and the command line overrides single keys as
+``section.key=value``; ``encoder=NAME`` puts another encoder in place, without the options of the first.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Where utterances come from: corpora below ``root`` (name to sub-folder), or a ``manifest`` file.
 
-    ``where`` keeps the rows whose columns have these values, such as ``{channel = "speech"}``.
+    ``where`` keeps the rows whose columns have these values, such as ``{channel = "speech"}``; ``exclude`` lists ids
+    of utterances that are left out.
     """
 
     root: str = ""
     corpora: dict[str, str] = {}
     manifest: str = ""
     where: dict[str, str] = {}
+    exclude: tuple[str, ...] = ()
 
 
 class LabelsSection(_Section):
@@ -46,34 +49,60 @@ class LabelsSection(_Section):
 
 
 class ProtocolSection(BaseModel):
-    """A protocol by name with its options; ``dev`` 0 trains on all training speakers, without early stopping."""
+    """A protocol by name with its options; ``dev`` 0 trains on all training speakers, without early stopping.
+
+    ``seed`` "run" draws the folds anew for every seed of the recipe.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
     dev: float = 0.2
-    seed: int = 0
+    seed: int | Literal["run"] = 0
 
-    def options(self) -> dict[str, Any]:
-        """Return everything but the name."""
-        return {key: value for key, value in self.model_dump().items() if key != "name"}
+    def options(self, seed: int) -> dict[str, Any]:
+        """Return everything but the name, for the run's ``seed``."""
+        options = {key: value for key, value in self.model_dump().items() if key != "name"}
+        return {**options, "seed": seed if self.seed == "run" else self.seed}
 
 
 class EncoderSection(_Section):
-    """An encoder by name, the ``layers`` the head sees, what is done to waveforms first (see ``create_encoder``)."""
+    """An encoder by name, the ``layers`` the head sees, what is done to waveforms first (see ``create_encoder``).
+
+    ``layers`` are numbers, negative ones counted from the last, or "all". ``stride`` frames are averaged
+    (``zero_tail``: see :func:`~serkit.models.layers.stride_mean`). ``scalar`` standardises a layer's dimensions alike.
+    """
 
     name: str = "whisper"
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] | Literal["all"] = "all"
     trim: float | None = None
     level: float | None = None
+    limit: float | None = Field(None, gt=0)
     options: dict[str, Any] = {}
+    stride: int = Field(1, ge=1)
+    zero_tail: bool = False
+    scalar: bool = False
+
+    def chosen(self, num_layers: int) -> tuple[int, ...]:
+        """Return the numbers of the layers, of ``num_layers``; raises ``InputError`` for those that do not exist."""
+        if self.layers == "all":
+            return tuple(range(num_layers))
+        if not self.layers or not all(-num_layers <= layer < num_layers for layer in self.layers):
+            there = f"there are 0 to {num_layers - 1}, or -1 for the last"
+            raise InputError(f"encoder {self.name}: layers is {list(self.layers)}, {there}")
+        return tuple(layer % num_layers for layer in self.layers)
 
 
 class FeaturesSection(_Section):
-    """``stride`` frames are averaged; ``normalise`` by training statistics, by speaker (transductive) or not at all."""
+    """How frames reach the head.
+
+    ``normalise`` by training statistics, by speaker (transductive; ``speaker`` is the column that tells them apart) or
+    not at all. A head sees the first ``max_frames`` frames, strides counted once.
+    """
 
     normalise: Literal["none", "global", "speaker"] = "global"
-    stride: int = Field(1, ge=1)
+    speaker: str = "speaker"
+    max_frames: int | None = Field(None, ge=1)
 
 
 class AugmentSection(_Section):
@@ -84,14 +113,18 @@ class AugmentSection(_Section):
 
 
 class Recipe(_Section):
-    """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with."""
+    """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
+
+    ``streams`` are further encoders whose frames the head joins to those of ``encoder``.
+    """
 
     name: str
     summary: str = ""
     data: DataSection
     labels: LabelsSection
     protocol: ProtocolSection
-    encoder: EncoderSection
+    encoder: EncoderSection = EncoderSection()
+    streams: tuple[EncoderSection, ...] = ()
     features: FeaturesSection = FeaturesSection()
     augment: AugmentSection = AugmentSection()
     head: HeadConfig = HeadConfig()
@@ -104,8 +137,9 @@ class Recipe(_Section):
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the shipped recipes: name to file."""
-    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in sorted(SHIPPED.rglob("*.toml"))}
+    """Return the shipped recipes: name to file. Files whose names begin with ``_`` are parts that others extend."""
+    files = [path for path in sorted(SHIPPED.rglob("*.toml")) if not path.name.startswith("_")]
+    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in files}
 
 
 def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -144,14 +178,15 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not TOML: {error}") from error
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    relative = path.parent / str(base)
-    return _merge(_load_tree(str(relative) if relative.is_file() else str(base), (*seen, name)), tree)
+    bases = tree.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        relative = path.parent / str(base)
+        merged = _merge(merged, _load_tree(str(relative) if relative.is_file() else str(base), (*seen, name)))
+    return _merge(merged, tree)
 
 
-REPLACED = {"corpora", "merge", "where"}
+REPLACED = {"corpora", "merge", "where", "options"}
 """Tables that an extending recipe replaces as a whole instead of adding to."""
 
 
@@ -160,9 +195,11 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in REPLACED
         merged[key] = _merge(base[key], value) if both else value
-    # Another protocol takes other options: those of the base would only be in its way.
+    # Another protocol or encoder takes other options: those of the base would only be in its way.
     if "name" in top.get("protocol", {}):
         merged["protocol"] = top["protocol"]
+    if "name" in top.get("encoder", {}) and "options" not in top["encoder"]:
+        merged["encoder"].pop("options", None)
     return merged
 
 
@@ -174,6 +211,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if key == "encoder" and isinstance(value, str):
+        kept = {name: old for name, old in tree.get("encoder", {}).items() if name != "options"}
+        tree["encoder"] = {**kept, "name": value}
+        return
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})

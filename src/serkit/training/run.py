@@ -6,12 +6,13 @@ recipe.toml  provenance.json  history.jsonl  models/<fold>-<seed>.safetensors  p
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,92 +22,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from serkit.data.corpora import prepare_corpus
+from serkit.cores import count_cores
 from serkit.data.files import replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
-from serkit.data.protocols import Fold, create_folds, group_of, stamp
-from serkit.encoders.extract import EncoderSpec, extract, list_jobs
+from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
-from serkit.models.heads import Ensemble, create_head
+from serkit.models.heads import Ensemble, create_head, layer_weights
 from serkit.progress import Step, no_steps
-from serkit.training.augment import Augmentation
-from serkit.training.features import FeatureSet, fit_standardisation, load_features, normalise_by_speaker
+from serkit.training.features import fit_standardisation
 from serkit.training.fit import balance_weights, fit, predict
+from serkit.training.material import Material, load_data, prepare_material
 from serkit.training.recipe import Recipe, dump_recipe
 
-
-@dataclass(frozen=True)
-class Material:
-    """What all folds of a run share: the labelled manifest and its features, row by row."""
-
-    manifest: Manifest
-    features: FeatureSet
-    fingerprint: str
-    num_layers: int
-    dim: int
-
-    def rows(self, ids: Sequence[str]) -> list[int]:
-        """Return the rows of utterances in ``features``."""
-        return [self._row[id] for id in ids]
-
-    @cached_property
-    def _row(self) -> dict[str, int]:
-        return {id: row for row, id in enumerate(self.features.ids)}
-
-
-def load_data(recipe: Recipe) -> Manifest:
-    """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
-    data = recipe.data
-    if data.manifest:
-        manifest = Manifest.read(data.manifest)
-    elif not data.corpora:
-        raise InputError(f"recipe {recipe.name}: says no data: set data.manifest, or data.corpora and data.root")
-    elif not data.root:
-        raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
-    else:
-        manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
-    for column, value in data.where.items():
-        if column not in manifest.table.columns:
-            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
-        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
-    labelled = manifest.with_labels(recipe.scheme())
-    if not len(labelled):
-        raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
-    return labelled
-
-
-def prepare_material(
-    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
-) -> Material:
-    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs."""
-    section, spec = recipe.encoder, encoder_spec(recipe)
-    augmentation = Augmentation(recipe.augment.chain)
-    needs_frames = recipe.head.kind == "frames"
-    keys = []
-    for copy in range(1 + recipe.augment.copies):
-        jobs = list_jobs(manifest, copy, augmentation.description())
-        what = "recordings" if copy == 0 else f"augmented copy {copy} of {recipe.augment.copies}"
-        encoded = extract(jobs, spec, cache, needs_frames, augmentation, workers, partial(step, f"encoding {what}"))
-        keys.append([job.key for job in jobs])
-    classes = recipe.labels.classes
-    targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
-    stride = recipe.features.stride
-    too_high = [layer for layer in section.layers if not 0 <= layer < encoded.shape[0]]
-    if too_high or not section.layers:
-        raise InputError(
-            f"recipe {recipe.name}: encoder.layers is {list(section.layers)}, there are 0 to {encoded.shape[0] - 1}"
-        )
-    features = load_features(encoded, keys, manifest.ids, targets, section.layers, stride, needs_frames)
-    if recipe.features.normalise == "speaker":
-        speakers = group_of(manifest, "speaker")
-        features = normalise_by_speaker(features, [speakers[id] for id in manifest.ids])
-    return Material(manifest, features, encoded.folder.name, len(section.layers), encoded.shape[1])
-
-
-def encoder_spec(recipe: Recipe) -> EncoderSpec:
-    """Return the encoder that a recipe names, with its options."""
-    section = recipe.encoder
-    return EncoderSpec(section.name, {**section.options, "trim": section.trim, "level": section.level})
+Work = tuple[int, Fold]
+"""A seed and a fold: what is trained at a time."""
 
 
 def train(
@@ -114,7 +43,9 @@ def train(
 ) -> Path:
     """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
-    Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another recipe.
+    There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
+    their number. Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another
+    recipe.
     """
     folder = Path(folder)
     resolved = dump_recipe(recipe)
@@ -122,20 +53,25 @@ def train(
     if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
-    folds = create_folds(manifest, recipe.protocol.name, **recipe.protocol.options())
+    work = [
+        (seed, fold)
+        for seed in recipe.seeds
+        for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
+    ]
     material = prepare_material(recipe, manifest, Path(cache), step, workers)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
-    write_json(folder / "provenance.json", _provenance(recipe, material, folds))
-    parts = []
-    work = [(seed, fold) for seed in recipe.seeds for fold in folds]
-    for done, (seed, fold) in enumerate(work, 1):
-        parts.append(_run_fold(recipe, material, fold, seed, folder))
+    write_json(folder / "provenance.json", _provenance(recipe, material, [fold for _, fold in work]))
+    pending = [(seed, fold) for seed, fold in work if not all(file.exists() for file in _files(folder, fold, seed))]
+    trained = _train_folds(recipe, material, pending, folder, Path(cache), workers or count_cores())
+    for done, _ in enumerate(trained, len(work) - len(pending) + 1):
         step("training folds and seeds", done, len(work))
+    with one_thread():
+        parts = [_predict_fold(recipe, material, fold, seed, folder) for seed, fold in work]
     path = folder / "predictions.parquet"
     with replace_atomically(path) as part:
         pl.concat(parts).write_parquet(part)
-    lines = [line for seed in recipe.seeds for fold in folds for line in _read_history(folder, fold, seed)]
+    lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
     write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -158,22 +94,68 @@ def fit_fold(
 
 
 def _new_head(recipe: Recipe, material: Material) -> Ensemble:
-    return create_head(recipe.head, material.num_layers, material.dim, len(recipe.labels.classes))
+    return create_head(recipe.head, material.shapes, len(recipe.labels.classes))
 
 
-def _run_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
-    name = _name(fold, seed)
-    weights_file, history_file = folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
-    if weights_file.exists() and history_file.exists():
-        head = _new_head(recipe, material)
-        head.load_state_dict(load_file(weights_file))
-    else:
-        work = folder / "checkpoints" / name
-        head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
-        write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
-        with replace_atomically(weights_file) as part:
-            save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
-        (work / "checkpoint.safetensors").unlink(missing_ok=True)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: the same bits on any number of cores, and no waiting for a core that is busy elsewhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train_folds(
+    recipe: Recipe, material: Material, pending: list[Work], folder: Path, cache: Path, workers: int
+) -> Iterator[None]:
+    """Train what is pending, in processes when there are several, and yield after each."""
+    if min(workers, len(pending)) < 2:
+        for seed, fold in pending:
+            with one_thread():
+                _train_fold(recipe, material, fold, seed, folder)
+            yield
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (recipe, cache)) as pool:
+        futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(recipe: Recipe, cache: Path) -> None:
+    torch.set_num_threads(1)
+    # Features come from the cache, whose pages the processes share.
+    _worker.update(recipe=recipe, material=prepare_material(recipe, load_data(recipe), cache, workers=1))
+
+
+def _run_work(seed: int, fold: Fold, folder: Path) -> None:
+    _train_fold(_worker["recipe"], _worker["material"], fold, seed, folder)
+
+
+def _train_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> None:
+    weights_file, history_file = _files(folder, fold, seed)
+    work = folder / "checkpoints" / weights_file.stem
+    head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
+    history[-1]["layer_weights"] = layer_weights(head)
+    write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
+    with replace_atomically(weights_file) as part:
+        save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
+    (work / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _predict_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
+    head = _new_head(recipe, material)
+    head.load_state_dict(load_file(_files(folder, fold, seed)[0]))
     tables = [_predict_part(recipe, material, head, part, getattr(fold, part), fold, seed) for part in ("dev", "test")]
     return pl.concat(tables)
 
@@ -200,11 +182,13 @@ def predictions_table(manifest: Manifest, scores: Tensor, classes: Sequence[str]
 
 
 def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:
-    return json.loads((folder / "models" / f"{_name(fold, seed)}.json").read_text(encoding="utf-8"))
+    return json.loads(_files(folder, fold, seed)[1].read_text(encoding="utf-8"))
 
 
-def _name(fold: Fold, seed: int) -> str:
-    return f"{fold.name.replace('/', '-')}-seed{seed}"
+def _files(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
+    """Return where the weights and the history of a fold and seed are."""
+    name = f"{fold.name.replace('/', '-')}-seed{seed}"
+    return folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
 
 
 def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[str, Any]:
@@ -215,6 +199,7 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
         "stamp": stamp(folds),
         "normalise": recipe.features.normalise,
         "encoder": recipe.encoder.model_dump(mode="json"),
+        "streams": [stream.model_dump(mode="json") for stream in recipe.streams],
         "encoder_fingerprint": material.fingerprint,
         "manifest_fingerprint": material.manifest.fingerprint(),
         "seeds": list(recipe.seeds),
@@ -226,7 +211,7 @@ def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[s
                 "test": len(fold.test),
                 "shared": fold.shared,
             }
-            for fold in folds
+            for fold in folds[: len(folds) // len(recipe.seeds)]
         ],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "command": " ".join(["serkit", *sys.argv[1:]]),

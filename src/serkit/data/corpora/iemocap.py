@@ -36,16 +36,17 @@ IEMOCAP4 = LabelScheme(
 # Ses01F_impro01_F000: the first letter is who wears the markers, the last is who talks.
 NAME = re.compile(r"(Ses0([1-5])[FM])_(impro|script)\w*_([FM])[\dX]+")
 HEAD = re.compile(r"\[[\d.]+ - [\d.]+\]\s+(Ses\w+)\s+(\w+)\s+\[([\d.]+), ([\d.]+), ([\d.]+)\]")
-VOTE = re.compile(r"C-\w+:\s*([A-Za-z]{3})")
+VOTE = re.compile(r"C-\w+:\s*((?:[A-Za-z ]+;\s*)+)")
 TEXT = re.compile(r"(Ses\w+) \[[\d.]+-[\d.]+\]:?\s*(.+)")
 
 
 def read(root: Path) -> Iterator[dict[str, Any]]:
-    """Yield every utterance that has a recording; ``recording`` and ``scenario`` are extra columns.
+    """Yield every utterance that has a recording; ``recording``, ``scenario`` and ``agreement`` are extra columns.
 
     ``speaker`` is who talks (``01F``: session and sex), not who wears the markers, which is what the file name begins
     with (``recording``, ``Ses01F``): both talkers are heard in both recordings of a session. ``emotion`` is the
-    majority label, ``votes`` the first choice of each annotator, the actors' own included. Affect is (x - 1) / 4 of
+    majority label, ``votes`` the first choice of each annotator, the actors' own included; ``agreement`` is "full" when
+    the first three annotators gave the same labels, all choices counted, otherwise "partial". Affect is (x - 1) / 4 of
     the mean on the 1-5 scale, clipped to [0, 1].
 
     A recording without annotation has no emotion; annotated utterances without a recording are left out with a
@@ -89,6 +90,7 @@ def read(root: Path) -> Iterator[dict[str, Any]]:
 
 def _read_annotations(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     row: dict[str, Any] = {}
+    choices: list[set[str]] = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if head := HEAD.match(line):
             valence, arousal, dominance = (min(max((float(x) - 1) / 4, 0.0), 1.0) for x in head.groups()[2:])
@@ -99,9 +101,13 @@ def _read_annotations(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 "dominance": dominance,
                 "votes": [],
             }
+            choices = []
             yield head[1], row
         elif row and (vote := VOTE.match(line)):
-            row["votes"].append(_class_name(vote[1], file))
+            names = [_class_name(word.strip(), file) for word in vote[1].split(";") if word.strip()]
+            row["votes"].append(names[0])
+            choices.append(set(names))
+            row["agreement"] = "full" if all(each == choices[0] for each in choices[:3]) else "partial"
 
 
 def _class_name(word: str, file: Path) -> str:

@@ -1,0 +1,249 @@
+"""wav2vec 2.0 (Baevski et al. 2020, https://arxiv.org/abs/2006.11477) and the encoders of the same build.
+
+One module for wav2vec 2.0 base and large, XLSR, HuBERT (Hsu et al. 2021) and data2vec-audio (Baevski et al. 2022);
+WavLM builds on it. Equal to ``transformers`` on one utterance at a time, with the same parameter names; in a batch,
+padding changes nothing: the first normalisation counts real frames only, and no convolution sees beyond them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
+from serkit.encoders.blocks import Attention, FrontEnd, PositionStack, Projection, Transformer, Wav2Vec2Config
+from serkit.encoders.front import frame_mask
+from serkit.encoders.weights import Checkpoint, encoder_state, load_checkpoint
+from serkit.errors import InputError
+
+ANCHOR = "feature_extractor.conv_layers.0.conv.weight"
+MODEL_TYPES = ("wav2vec2", "hubert", "data2vec-audio")
+
+
+class Wav2Vec2Encoder(Encoder):
+    """Convolutions (50 frames per second), projection, positional convolution and transformer blocks.
+
+    Layer 0 is the output of the projection, layer ``i`` that of block ``i``; the last one of a pre-norm model is after
+    the final normalisation. "input" is what enters the first block (``hidden_states[0]`` of ``transformers``; all other
+    layers have its numbers). ``layers`` picks some of them, in that order; nothing above the highest is computed or
+    kept in memory. ``packed`` runs the blocks on the real frames of all utterances without padding, meant for a GPU.
+    Memory alone limits the length; it grows with the square of the frames where no fused attention kernel runs.
+    """
+
+    attention: type[Attention] = Attention
+
+    def __init__(
+        self,
+        name: str,
+        config: Wav2Vec2Config,
+        layers: Sequence[int | str] | None = None,
+        packed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.config, self.packed = name, config, packed
+        self.kept = choose_layers(layers, config.blocks)
+        self.dim, self.num_layers = config.dim, len(self.kept)
+        self.min_samples, self.hop = 1, 1
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            self.min_samples += (kernel - 1) * self.hop
+            self.hop *= stride
+        self.settings = f"{config}|{self.kept}"
+        self.feature_extractor = FrontEnd(config)
+        self.feature_projection = Projection(config)
+        depth = max(layer for layer in (*self.kept, 0) if layer != "input")
+        self.encoder = Transformer(config, int(depth), self.attention) if set(self.kept) != {0} else None
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            lengths = (lengths - kernel) // stride + 1
+        return lengths
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        if self.packed and not torch.compiler.is_compiling():
+            return self.encode_packed(waveforms, lengths)
+        padded = torch.compiler.is_compiling() or bool((lengths < waveforms.shape[1]).any())
+        frames = self.frame_lengths(lengths)
+        x = self.front_end(waveforms, lengths, padded)
+        mask = frame_mask(frames, x.shape[1]) if padded else None
+        states = self.transform(self.project(x), mask)
+        return FrameFeatures(torch.stack(states, 1), frames, self.frame_rate)
+
+    def front_end(self, waveforms: Tensor, lengths: Tensor, padded: bool = True) -> Tensor:
+        """Return the output ``(B, T, C)`` of the convolutions; frames past an utterance's end are arbitrary."""
+        if padded:
+            waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
+        if self.config.normalise:
+            waveforms = unit_variance(waveforms, lengths)
+        return self.feature_extractor(waveforms, lengths if padded else None)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return layer 0 ``(..., D)`` of front-end frames ``x (..., C)``."""
+        return self.feature_projection(x)
+
+    def transform(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """Return the kept layers ``(B, T, D)`` that follow from layer 0 ``x``, zero where ``mask (B, T)`` is False."""
+        states: dict[int | str, Tensor] = {0: x}
+        if self.encoder is not None:
+            x = states["input"] = self.position(x, mask)
+            states |= self.run_blocks(x, mask, self.position_bias(x.shape[1]))
+        kept = (states[layer].float() for layer in self.kept)
+        return [state if mask is None else state * mask[:, :, None] for state in kept]
+
+    def position(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the input ``(B, T, D)`` of the first block: layer 0 ``x`` plus its positional convolution."""
+        assert self.encoder is not None
+        embed, mask = self.encoder.pos_conv_embed, None if mask is None else mask[:, :, None]
+        positions = x
+        for layer in embed.layers if isinstance(embed, PositionStack) else [embed]:
+            positions = layer((positions if mask is None else positions * mask).transpose(1, 2)).transpose(1, 2)
+        x = x + positions
+        return x if self.config.pre_norm or self.encoder.layer_norm is None else self.encoder.layer_norm(x)
+
+    def position_bias(self, size: int) -> Tensor | None:
+        """Return a bias ``(heads, size, size)`` of the attention scores that depends on positions, None here."""
+        return None
+
+    def run_blocks(
+        self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None
+    ) -> dict[int | str, Tensor]:
+        """Return the output of every block by number; frames are packed ``(F, D)`` when ``sizes`` is given."""
+        assert self.encoder is not None
+        states: dict[int | str, Tensor] = {}
+        for number, block in enumerate(self.encoder.layers, 1):
+            x = states[number] = block(x, mask, bias, sizes)
+        if self.config.pre_norm and self.encoder.layer_norm is not None:
+            states[self.config.blocks] = self.encoder.layer_norm(x)
+        return states
+
+    def encode_packed(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode as :meth:`encode` does, with the real frames of all utterances side by side, ``(F, D)``.
+
+        Linear layers and normalisations see no padding, and attention runs inside each utterance: with one kernel for
+        all in half precision on a GPU (``torch.autocast``), utterance by utterance elsewhere.
+        """
+        frames = self.frame_lengths(lengths)
+        x = self.front_end(waveforms, lengths)
+        mask = frame_mask(frames, x.shape[1])
+
+        def unpack(packed: Tensor) -> Tensor:
+            return packed.new_zeros(*mask.shape, packed.shape[1]).masked_scatter(mask[:, :, None], packed)
+
+        x = self.project(x[mask])
+        states: dict[int | str, Tensor] = {0: x}
+        if self.encoder is not None:
+            x = states["input"] = self.position(unpack(x), mask)[mask]
+            states |= self.run_blocks(x, None, self.position_bias(mask.shape[1]), frames.tolist())
+        kept = [unpack(states[layer].float()) for layer in self.kept]
+        return FrameFeatures(torch.stack(kept, 1), frames, self.frame_rate)
+
+
+def choose_layers(layers: Sequence[int | str] | None, blocks: int) -> tuple[int | str, ...]:
+    """Return the layers to keep: 0 to ``blocks`` for None; raises ``InputError`` for one that does not exist."""
+    known: list[int | str] = [*range(blocks + 1), "input"]
+    if layers is None:
+        return tuple(known[:-1])
+    wrong = [layer for layer in layers if layer not in known or isinstance(layer, bool)]
+    if wrong or not layers or len(set(layers)) < len(layers):
+        raise InputError(f'layers={list(layers)}: give different ones out of 0 to {blocks} and "input"')
+    return tuple(layers)
+
+
+def unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """Bring the ``lengths (B,)`` real samples of ``waveforms (B, S)``, zero after, to mean 0 and variance 1."""
+    count = lengths[:, None]
+    centred = waveforms - waveforms.sum(1, keepdim=True) / count
+    centred = centred * frame_mask(lengths, waveforms.shape[1])
+    return centred * (centred.square().sum(1, keepdim=True) / count + 1e-7).rsqrt()
+
+
+def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES) -> Wav2Vec2Config:
+    """Turn a checkpoint's ``config.json`` into ours; raises ``InputError`` for what this module does not compute."""
+    config, kind = checkpoint.config, checkpoint.config.get("model_type")
+    if not config:
+        raise InputError(f"{checkpoint.source}: there is no config.json beside the weights: put the model's there")
+    if kind not in model_types:
+        family = next((name for name in ("wav2vec2", "wavlm") if kind == name or kind in MODEL_TYPES), "transformers")
+        raise InputError(f"{checkpoint.source}: is a {kind} checkpoint: use the encoder {family!r}")
+    data2vec = kind == "data2vec-audio"
+    unsupported = [key for key in ("hidden_act", "feat_extract_activation") if config.get(key, "gelu") != "gelu"]
+    unsupported += [key for key in ("adapter_attn_dim", "conv_pos_batch_norm") if config.get(key)]
+    if unsupported:
+        raise InputError(
+            f"{checkpoint.source}: {unsupported[0]} = {config[unsupported[0]]!r} is not supported: "
+            "use the encoder 'transformers'"
+        )
+    base = Wav2Vec2Config()
+    kernel, stack = config.get("num_conv_pos_embeddings", base.position_kernel), 0
+    if data2vec:
+        kernel, stack = config.get("conv_pos_kernel_size", 19), config.get("num_conv_pos_embeddings", 5)
+    front_norm = "layer" if data2vec else config.get("feat_extract_norm", "group")
+    return Wav2Vec2Config(
+        dim=config.get("hidden_size", base.dim),
+        blocks=config.get("num_hidden_layers", base.blocks),
+        heads=config.get("num_attention_heads", base.heads),
+        ffn=config.get("intermediate_size", base.ffn),
+        conv_dim=tuple(config.get("conv_dim", base.conv_dim)),
+        conv_kernel=tuple(config.get("conv_kernel", base.conv_kernel)),
+        conv_stride=tuple(config.get("conv_stride", base.conv_stride)),
+        conv_bias=config.get("conv_bias", False),
+        front_norm=front_norm,
+        projection_norm=config.get("feat_proj_layer_norm", True),
+        pre_norm=not data2vec and config.get("do_stable_layer_norm", False),
+        position_kernel=kernel,
+        position_groups=config.get("num_conv_pos_embedding_groups", base.position_groups),
+        position_layers=stack,
+        eps=config.get("layer_norm_eps", base.eps),
+        normalise=checkpoint.preprocessor.get("do_normalize", front_norm == "layer"),
+        buckets=config.get("num_buckets", base.buckets),
+        distance=config.get("max_bucket_distance", base.distance),
+    )
+
+
+def build(
+    encoder: type[Wav2Vec2Encoder],
+    model_types: Sequence[str],
+    weights: str,
+    layers: Sequence[int | str] | None,
+    normalise: bool | None,
+    packed: bool,
+) -> Wav2Vec2Encoder:
+    """Load an ``encoder`` from the checkpoint ``weights``; every tensor of the whole model must be there and fit."""
+    checkpoint = load_checkpoint(weights)
+    config = read_config(checkpoint, model_types)
+    if normalise is not None:
+        config = replace(config, normalise=bool(normalise))
+    name = model_types[0]
+    with torch.device("meta"):  # shapes only: no time for random numbers that are replaced at once
+        expected = encoder(name, config).state_dict()
+        built = encoder(name, config, layers, packed)
+    state = encoder_state(checkpoint, ANCHOR, expected)
+    built.load_state_dict({key: state[key] for key in built.state_dict()}, assign=True)
+    return built.eval()
+
+
+def create(
+    weights: str, layers: Sequence[int | str] | None = None, normalise: bool | None = None, packed: bool = False
+) -> Wav2Vec2Encoder:
+    """Load wav2vec 2.0, XLSR, HuBERT or data2vec-audio from ``weights`` (a folder, file or Hugging Face id).
+
+    ``layers`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform to mean 0 and variance 1; None
+    does what the checkpoint's ``preprocessor_config.json`` or fairseq's ``task.normalize`` says, and without either
+    what models with a layer-normalised front end were trained with (True) and the others were not (False).
+    """
+    return build(Wav2Vec2Encoder, MODEL_TYPES, weights, layers, normalise, packed)
+
+
+TINY = Wav2Vec2Config(
+    dim=32, blocks=2, heads=4, ffn=48, conv_dim=(16,) * 7, position_kernel=16, position_groups=4
+)  # fmt: skip
+
+
+def create_tiny() -> Wav2Vec2Encoder:
+    """Return a small base-like encoder with random weights, for tests."""
+    return Wav2Vec2Encoder("wav2vec2", TINY).eval()
+
+
+register(EncoderEntry("wav2vec2", "wav2vec 2.0, XLSR, HuBERT, data2vec-audio from weights=", create, create_tiny))

@@ -1,0 +1,114 @@
+"""What the folds of a run share: the labelled manifest, and its features from every encoder of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from serkit.data.corpora import prepare_corpus
+from serkit.data.manifest import Manifest
+from serkit.data.protocols import group_of
+from serkit.encoders.cache import FeatureCache
+from serkit.encoders.extract import EncoderSpec, Job, extract, list_jobs
+from serkit.errors import InputError
+from serkit.models.heads import Shape
+from serkit.progress import Step, no_steps
+from serkit.training.augment import Augmentation
+from serkit.training.features import FeatureSet, StreamSet, load_stream, normalise_by_speaker
+from serkit.training.recipe import EncoderSection, Recipe
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all folds of a run share: the labelled manifest and its features, row by row."""
+
+    manifest: Manifest
+    features: FeatureSet
+    fingerprint: str
+    shapes: tuple[Shape, ...]
+
+    def rows(self, ids: Sequence[str]) -> list[int]:
+        """Return the rows of utterances in ``features``."""
+        return [self._row[id] for id in ids]
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.features.ids)}
+
+
+def load_data(recipe: Recipe) -> Manifest:
+    """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
+    data = recipe.data
+    if data.manifest:
+        manifest = Manifest.read(data.manifest)
+    elif not data.corpora:
+        raise InputError(f"recipe {recipe.name}: says no data: set data.manifest, or data.corpora and data.root")
+    elif not data.root:
+        raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
+    else:
+        manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
+    absent = sorted(set(data.exclude) - set(manifest.ids))
+    if absent:
+        raise InputError(f"recipe {recipe.name}: data.exclude names {absent[0]!r}, which the manifest lacks")
+    manifest = Manifest(manifest.table.filter(~pl.col("id").is_in(data.exclude)))
+    for column, value in data.where.items():
+        if column not in manifest.table.columns:
+            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
+        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
+    labelled = manifest.with_labels(recipe.scheme())
+    if not len(labelled):
+        raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
+    return labelled
+
+
+def prepare_material(
+    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
+) -> Material:
+    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs."""
+    description = Augmentation(recipe.augment.chain).description()
+    copies = [list_jobs(manifest, copy, description) for copy in range(1 + recipe.augment.copies)]
+    sections = (recipe.encoder, *recipe.streams)
+    caches = [_encode(recipe, section, copies, cache, step, workers) for section in sections]
+    streams = [_load_stream(recipe, section, copies, found) for section, found in zip(sections, caches, strict=True)]
+    if recipe.features.normalise == "speaker":
+        speakers = group_of(manifest, recipe.features.speaker)
+        streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
+    classes = recipe.labels.classes
+    targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
+    weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
+    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
+    shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
+    return Material(manifest, features, "+".join(found.folder.name for found in caches), shapes)
+
+
+def _encode(
+    recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: Path, step: Step, workers: int | None
+) -> FeatureCache:
+    augmentation = Augmentation(recipe.augment.chain)
+    for copy, jobs in enumerate(copies):
+        what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
+        told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
+        frames = recipe.head.kind == "frames"
+        found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told)
+    return found
+
+
+def _load_stream(recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: FeatureCache) -> StreamSet:
+    try:
+        layers = section.chosen(cache.shape[0])
+    except InputError as error:
+        raise InputError(f"recipe {recipe.name}: {error}") from error
+    keys = [[job.key for job in jobs] for jobs in copies]
+    frames = recipe.head.kind == "frames"
+    return load_stream(cache, keys, layers, section.stride, frames, section.zero_tail, section.scalar)
+
+
+def encoder_spec(section: EncoderSection) -> EncoderSpec:
+    """Return the encoder that a section of a recipe names, with its options."""
+    front = {name: value for name in ("trim", "level", "limit") if (value := getattr(section, name)) is not None}
+    return EncoderSpec(section.name, {**section.options, **front})

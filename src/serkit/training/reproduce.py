@@ -1,0 +1,87 @@
+"""Reproduce a whole paper: every shipped recipe of its family, one run folder each; finished ones are not run again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from serkit.errors import InputError, SerkitError, nearest
+from serkit.progress import Step, no_steps
+from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe
+from serkit.training.run import train
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe of the family, resolved, and the folder of its run."""
+
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds the predictions of just this recipe."""
+        recorded = self.folder / "recipe.toml"
+        same = recorded.is_file() and recorded.read_text(encoding="utf-8") == dump_recipe(self.recipe)
+        return same and (self.folder / "predictions.parquet").is_file()
+
+
+def plan(
+    family: str,
+    roots: Mapping[str, str],
+    folder: str | Path,
+    encoder: str | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> list[Experiment]:
+    """Return the experiments of ``family`` on the corpora that ``roots`` has folders for, in the order of their names.
+
+    ``encoder`` takes the place of the encoder that most recipes of the family name; recipes with another one keep it.
+    ``only`` and ``skip`` are patterns of names after ``family/``, such as ``*fusion``. Raises ``InputError`` when
+    nothing is left, and for a family or corpus that does not exist.
+    """
+    names = [name for name in list_recipes() if name.startswith(f"{family}/")]
+    if not names:
+        families = sorted({name.split("/")[0] for name in list_recipes()})
+        raise InputError(f"no recipes named {family}/...{nearest(family, families)}")
+    recipes = {name.removeprefix(f"{family}/"): load_recipe(name) for name in names}
+    corpora = {corpus for recipe in recipes.values() for corpus in recipe.data.corpora}
+    for corpus in roots:
+        if corpus not in corpora:
+            raise InputError(
+                f"--root {corpus}: {family} uses {' and '.join(sorted(corpora))}{nearest(corpus, corpora)}"
+            )
+    usual = Counter(recipe.encoder.name for recipe in recipes.values()).most_common(1)[0][0]
+    chosen = []
+    for name, recipe in recipes.items():
+        wanted = not only or any(fnmatch(name, pattern) for pattern in only)
+        if not wanted or any(fnmatch(name, pattern) for pattern in skip) or not set(recipe.data.corpora) <= set(roots):
+            continue
+        (corpus,) = recipe.data.corpora
+        changes = [f"data.root={roots[corpus]}", *overrides]
+        changes += [f"encoder={encoder}"] if encoder and recipe.encoder.name == usual else []
+        chosen.append(Experiment(load_recipe(f"{family}/{name}", changes), Path(folder) / name))
+    if not chosen:
+        names_of_corpora = " or ".join(sorted(corpora))
+        raise InputError(
+            f"{family}: nothing to run: give --root CORPUS=DIR for {names_of_corpora}, look at --only, --skip"
+        )
+    return chosen
+
+
+def run_all(
+    experiments: Sequence[Experiment], cache: str | Path, step: Step = no_steps, workers: int | None = None
+) -> Iterator[tuple[Experiment, SerkitError | None]]:
+    """Train what is not finished and yield each experiment with the error that stopped it, or None; others go on."""
+    for experiment in experiments:
+        try:
+            if not experiment.finished:
+                train(experiment.recipe, experiment.folder, cache, step, workers)
+        except SerkitError as error:
+            yield experiment, error
+        else:
+            yield experiment, None
