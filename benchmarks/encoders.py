@@ -16,7 +16,8 @@ encode, pool all 13 hidden states over time.
 All processes start, load their weights and encode the two longest recordings before the clock runs, so start-up counts
 for nobody. Rows alternate within each round, in reversed order every other round; ratios are medians of the rounds'
 ratios. Correctness is against hf1: largest absolute difference and cosine of the time-averaged hidden states. Ends with
-one JSON line. Runs on Linux; 8 GB of memory suffice.
+one JSON line. Runs on Linux; 8 GB of memory suffice. Other work on the machine slows the reference more than serkit, as
+its threads wait for each other: measure on a quiet one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -148,6 +150,7 @@ def measure(rows: dict[str, tuple[Callable, list[int]]], files: list[str], round
             outputs[name] = run(files)
             walls[name].append(time.perf_counter() - began)
             cpus[name].append(cpu_seconds(processes) - busy)
+            print(f"round {turn + 1} {name}: {walls[name][-1]:.1f} s, {cpus[name][-1]:.1f} core s", file=sys.stderr)
     return walls, cpus, outputs
 
 
