@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serkit.encoders import create_encoder
-from serkit.encoders.weights import PACKAGED, load_weights
+from serkit.encoders.weights import PACKAGED, load_checkpoint, load_weights
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 
@@ -140,3 +140,11 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=r"x.safetensors: .*not a Whisper encoder"):
         create_encoder("whisper", weights=str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "./here", "../there", "~/x", "owner/name.pt", "a/b/c", "owner/"])
+@pytest.mark.parametrize("load", [load_weights, load_checkpoint])
+def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(load, source):
+    with pytest.raises(InputError, match="no such|holds no") as caught:
+        load(source)
+    assert "hub" not in str(caught.value)

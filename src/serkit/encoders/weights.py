@@ -8,6 +8,7 @@ whose authors published nothing else, also reads what ``torch.save`` wrote, but 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -40,7 +41,7 @@ def load_weights(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         return _load_file(path), {}
     if path.is_dir():
         return _load_folder(path)
-    if str(source).count("/") == 1 and path.suffix != ".safetensors":
+    if is_hub_name(str(source)):
         return _load_folder(_from_hub(str(source)))
     names = ", ".join(sorted(file.stem for file in PACKAGED.glob("*.safetensors")))
     raise InputError(f"{source}: no such weights: give a .safetensors file, a folder, owner/name, or one of {names}")
@@ -87,7 +88,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     ``InputError`` when nothing is found, offline or not, or nothing can be read without running code.
     """
     path = Path(source).expanduser()
-    if not path.exists() and str(source).count("/") == 1 and path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
+    if not path.exists() and is_hub_name(str(source)):
         path = _checkpoint_from_hub(str(source))
     if path.is_dir():
         return Checkpoint(str(source), _load_shards(path), *_settings(path))
@@ -130,6 +131,12 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: holds no tensors by name")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def is_hub_name(source: str) -> bool:
+    """Tell whether ``source`` reads like ``owner/name`` on the Hugging Face hub, and not like a file of weights."""
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
+    return named is not None and Path(source).suffix not in (".safetensors", ".bin", ".pt", ".pth")
 
 
 def _from_hub(name: str) -> Path:
