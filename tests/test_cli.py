@@ -417,6 +417,44 @@ def test_export_refuses_features_normalised_by_speaker(serkit, trained, tmp_path
     assert "normalised by speaker" in result.err
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["streams=[{name='egemaps'}]"], "also uses egemaps"),
+        (["encoder.limit=3", "features.max_frames=50"], "with encoder.limit=15 features.max_frames=187"),
+        (["encoder.zero_tail=true"], "encoder.zero_tail is for repeating experiments"),
+        (["encoder={name='spectrogram', options={native=true}}"], "at their own rate"),
+    ],
+)
+def test_export_refuses_what_a_bundle_cannot_do(serkit, trained, tmp_path, changes, said):
+    from serkit.training.recipe import dump_recipe, load_recipe
+
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    (run / "recipe.toml").write_text(dump_recipe(load_recipe(run / "recipe.toml", changes)))
+    result = serkit("export", run, "-o", tmp_path / "b")
+    assert is_one_line(result)
+    assert said in result.err
+
+
+def test_the_last_training_lasts_as_long_as_the_folds_did_at_their_best(trained, tmp_path):
+    from serkit.export import with_usual_epochs
+    from serkit.training.recipe import load_recipe
+
+    recipe = load_recipe(trained.folder / "recipe.toml", ["training.epochs=50", "training.monitor=loss"])
+    losses = {(0, "a"): [3, 1, 2], (0, "b"): [3, 2, 1, 0, 5, 6], (1, "a"): [9, 8, 7, 6, 5, 4, 3]}
+    lines = [
+        {"seed": seed, "fold": fold, "epoch": epoch, "dev_loss": loss, "dev_uar": loss / 10}
+        for (seed, fold), values in losses.items()
+        for epoch, loss in enumerate(values, 1)
+    ]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert with_usual_epochs(tmp_path, recipe).training.epochs == round((2 + 4 + 7) / 3)
+    by_uar = load_recipe(trained.folder / "recipe.toml", ["training.epochs=50", "training.monitor=uar"])
+    assert with_usual_epochs(tmp_path, by_uar).training.epochs == round((1 + 6 + 1) / 3)
+    (tmp_path / "history.jsonl").write_text(json.dumps({"seed": 0, "fold": "a", "epoch": 1, "loss": 2}) + "\n")
+    assert with_usual_epochs(tmp_path, recipe) == recipe
+
+
 def test_export_needs_a_recording_to_compare_on(serkit, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("serkit.export.MIN_SECONDS", 99)
     result = serkit("export", trained.folder, "--cache", trained.cache, "-o", tmp_path / "b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -48,24 +49,17 @@ def export_run(
     """Train the recipe of a finished ``run`` on all its speakers and write the bundle ``output``.
 
     The temperature comes from the run's test predictions: every one was made by a model that had not seen the speaker.
-    Returns how ONNX and PyTorch agree. Raises ``InputError`` when the run is unfinished or its features are normalised
-    by speaker, which needs all of a speaker's recordings.
+    It trains as long as the run's folds did on average when they stopped at their best. Returns how ONNX and PyTorch
+    agree. Raises ``InputError`` when the run is unfinished or not to be exported (:func:`check_exportable`).
     """
     run = Path(run)
     if not (run / "predictions.parquet").is_file():
         raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
     recipe = load_recipe(run / "recipe.toml")
-    if recipe.features.normalise == "speaker":
-        raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
-    if recipe.streams:
-        names = " and ".join(stream.name for stream in recipe.streams)
-        raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
-    if recipe.encoder.limit or recipe.features.max_frames or recipe.encoder.zero_tail:
-        raise InputError(f"{run}: set encoder.limit, features.max_frames or encoder.zero_tail: bundles hear everything")
     encoder = encoder_spec(recipe.encoder).create()
-    if encoder.native_rate:
-        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take 16 kHz")
+    check_exportable(run, recipe, encoder)
     material = prepare_material(recipe, load_data(recipe), Path(cache), step)
+    recipe = with_usual_epochs(run, recipe)
     head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
     section = recipe.encoder
     stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
@@ -79,6 +73,41 @@ def export_run(
     return write_bundle(
         output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8
     )
+
+
+def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
+    """Raise ``InputError`` unless one ONNX graph can do what ``recipe`` does, on windows of a single recording."""
+    section, limits = recipe.encoder, []
+    if recipe.features.normalise == "speaker":
+        raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
+    if recipe.streams:
+        names = " and ".join(stream.name for stream in recipe.streams)
+        raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
+    if encoder.native_rate:
+        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take 16 kHz")
+    if section.zero_tail:
+        raise InputError(f"{run}: encoder.zero_tail is for repeating experiments: train without it to export")
+    if section.limit is not None and section.limit < WINDOW_SECONDS:
+        limits.append(f"encoder.limit={WINDOW_SECONDS:g}")
+    whole = int(WINDOW_SECONDS * encoder.frame_rate / section.stride)
+    if recipe.features.max_frames is not None and recipe.features.max_frames < whole:
+        limits.append(f"features.max_frames={whole}")
+    if limits:
+        raise InputError(f"{run}: hears less than the {WINDOW_SECONDS:g} s of a bundle: train with {' '.join(limits)}")
+
+
+def with_usual_epochs(run: Path, recipe: Recipe) -> Recipe:
+    """Return ``recipe`` with the epochs after which folds with a dev part were at their best, on average."""
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    best: dict[tuple[int, str], tuple[float, int]] = {}
+    for line in (line for line in lines if "dev_loss" in line):
+        score = line["dev_uar"] if recipe.training.monitor == "uar" else -line["dev_loss"]
+        if (key := (line["seed"], line["fold"])) not in best or score > best[key][0]:
+            best[key] = score, line["epoch"]
+    if not best or recipe.training.optimizer == "lbfgs":
+        return recipe
+    epochs = round(float(np.mean([epoch for _, epoch in best.values()])))
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
 
 
 def run_temperature(run: Path) -> float:

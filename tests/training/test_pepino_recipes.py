@@ -10,6 +10,8 @@ import pytest
 import soundfile
 import torch
 
+from serkit.export import export_run
+from serkit.inference.predictor import Predictor
 from serkit.training.recipe import list_recipes, load_recipe
 from serkit.training.run import train
 
@@ -89,3 +91,13 @@ def test_a_recipe_runs(name, corpora, weights, tmp_path, tmp_path_factory):
     assert len(told) == 2 * len(facts["folds"]) and all(np.isfinite(line["loss"]) for line in lines)
     mixed = 3 if any(part in name for part in ("alllayers", "fusion", "issa")) else 0
     assert {len(each[0]) for each in told} == {mixed} and len(told[0]) == 1 + name.endswith("fusion")
+
+
+def test_a_head_on_wav2vec2_becomes_a_bundle(corpora, weights, tmp_path):
+    changes = [f"data.root={corpora / 'ravdess'}", "training.epochs=2", "seeds=[1]", "features.max_frames=750"]
+    recipe = load_recipe("pepino/w2v2PT-alllayers-global", [*changes, f"encoder.options.weights={weights}"])
+    train(recipe, tmp_path / "run", tmp_path / "cache", workers=1)
+    agreement = export_run(tmp_path / "run", tmp_path / "bundle", tmp_path / "cache")
+    assert agreement["max_probability_difference"] < 1e-4
+    clip = next((corpora / "ravdess").rglob("*.wav"))
+    assert set(Predictor(tmp_path / "bundle").predict(clip).probabilities) == set(recipe.labels.classes)
