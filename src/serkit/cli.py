@@ -47,6 +47,12 @@ class Kind(StrEnum):
     models = "models"
 
 
+class System(StrEnum):
+    """A published system whose figures ``serkit report`` knows."""
+
+    pepino = "pepino"
+
+
 def main() -> None:
     """Run the command line; known errors become one line and an exit status."""
     try:
@@ -311,32 +317,6 @@ def export(
     )
 
 
-def _evaluate(run: Path) -> None:
-    from serkit.evaluation.report import format_summary, write_report
-
-    typer.echo(format_summary(write_report(run)))
-    typer.echo(f"{run / 'report.html'}")
-
-
-def _report_problems(problems: list[Any]) -> None:
-    for problem in problems[:20]:
-        typer.echo(f"{problem.kind}: {problem}", err=True)
-    if problems[20:]:
-        typer.echo(f"and {len(problems) - 20} more problems", err=True)
-
-
-def _cache_folder() -> Path:
-    """Return the feature cache: ``SERKIT_CACHE``, or ``serkit`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
-
-
-class System(StrEnum):
-    """A published system whose figures ``serkit report`` knows."""
-
-    pepino = "pepino"
-
-
 @app.command()
 def report(
     system: Annotated[System, typer.Argument(help="the published system")],
@@ -344,10 +324,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the page, the JSON and the figures")],
 ) -> None:
     """Show our runs beside the figures a paper published: tables, layer weights, learning curves."""
-    from serkit.evaluation.pepino_page import format_comparison, write_comparison
-
-    typer.echo(format_comparison(write_comparison(runs, output)))
-    typer.echo(f"{output / f'{system.value}.md'}")
+    _compare(system, runs, output)
 
 
 @app.command()
@@ -364,7 +341,6 @@ def reproduce(
     device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
 ) -> None:
     """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
-    from serkit.evaluation.pepino_page import format_comparison, write_comparison
     from serkit.evaluation.report import write_report
     from serkit.training.reproduce import plan, run_all
 
@@ -381,8 +357,7 @@ def reproduce(
             said = "finished" if error is None else str(error)
             typer.echo(f"[{number}/{len(experiments)}] {experiment.recipe.name}: {said}", err=True)
     if failed < len(experiments):
-        typer.echo(format_comparison(write_comparison(folder, folder)))
-        typer.echo(f"{folder / f'{system.value}.md'}")
+        _compare(system, folder, folder)
     if failed:
         raise SerkitError(f"{failed} of {len(experiments)} experiments failed: mend the cause and call it again")
 
@@ -399,6 +374,33 @@ def convert(
     write_head(made, output, source.name)
     streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
     typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
+
+
+def _evaluate(run: Path) -> None:
+    from serkit.evaluation.report import format_summary, write_report
+
+    typer.echo(format_summary(write_report(run)))
+    typer.echo(f"{run / 'report.html'}")
+
+
+def _compare(system: System, runs: Path, output: Path) -> None:
+    from serkit.evaluation.pepino_page import format_comparison, write_comparison
+
+    typer.echo(format_comparison(write_comparison(runs, output)))
+    typer.echo(f"{output / f'{system.value}.md'}")
+
+
+def _report_problems(problems: list[Any]) -> None:
+    for problem in problems[:20]:
+        typer.echo(f"{problem.kind}: {problem}", err=True)
+    if problems[20:]:
+        typer.echo(f"and {len(problems) - 20} more problems", err=True)
+
+
+def _cache_folder() -> Path:
+    """Return the feature cache: ``SERKIT_CACHE``, or ``serkit`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SERKIT_CACHE") or Path(home) / "serkit")
 
 
 if __name__ == "__main__":

@@ -324,18 +324,6 @@ def test_batches_give_what_single_utterances_give(seconds, tmp_path, write_wav, 
     assert many.folder.name == one.folder.name
 
 
-def test_batches_name_a_corrupt_recording_too(tmp_path, write_wav, spec):
-    manifest = manifest_of(tmp_path, write_wav, 4)
-    (tmp_path / "1.wav").write_bytes(b"RIFF nothing")
-    write_wav(tmp_path / "2.wav", seconds=0.01)
-    jobs = list_jobs(manifest)
-    with pytest.raises(InputError, match=r"utterance u[12]: .*\(and 1 more\): remove it from the manifest"):
-        extract(jobs, spec, tmp_path / "cache", frames=False, batch_seconds=5)
-    encoder = spec.create()
-    cache = FeatureCache(tmp_path / "cache", encoder.fingerprint(), encoder.num_layers, encoder.dim)
-    assert [cache.has(job.key) for job in jobs] == [True, False, False, True]
-
-
 def test_batches_stay_within_their_size():
     sizes = [5, 90, 40, 41, 7, 300, 38]
     planned = list(batches.plan_batches(sizes, 130))
@@ -349,13 +337,14 @@ def test_a_missing_device_is_refused(tmp_path, spec):
         extract([], spec, tmp_path, frames=False, device="cuda")
 
 
-def test_a_corrupt_recording_is_named_after_the_others_are_done(tmp_path, write_wav, spec):
+@pytest.mark.parametrize("way", [{"workers": 1}, {"batch_seconds": 5}], ids=["one by one", "in batches"])
+def test_a_corrupt_recording_is_named_after_the_others_are_done(tmp_path, write_wav, spec, way):
     manifest = manifest_of(tmp_path, write_wav, 4)
     (tmp_path / "1.wav").write_bytes(b"RIFF nothing")
     write_wav(tmp_path / "2.wav", seconds=0.01)
     jobs = list_jobs(manifest)
     with pytest.raises(InputError, match=r"utterance u[12]: .*\(and 1 more\): remove it from the manifest"):
-        extract(jobs, spec, tmp_path / "cache", frames=False, workers=1)
+        extract(jobs, spec, tmp_path / "cache", frames=False, **way)
     encoder = spec.create()
     cache = FeatureCache(tmp_path / "cache", encoder.fingerprint(), encoder.num_layers, encoder.dim)
     assert [cache.has(job.key) for job in jobs] == [True, False, False, True]

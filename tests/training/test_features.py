@@ -222,7 +222,7 @@ def test_moments_are_those_of_all_frames(scalar):
     frames = np.concatenate([array.double().numpy() for copy in stream.copies[:2] for array in copy], 1)
     over = (1, 2) if scalar else (1,)
     mean, sd = (getattr(np, name)(frames, over, keepdims=True) for name in ("mean", "std"))
-    for found, expected in zip(stream.moments(copies=2), (mean, sd), strict=True):
+    for found, expected in zip(stream.take(range(5), 2).moments(), (mean, sd), strict=True):
         np.testing.assert_allclose(found, np.broadcast_to(expected, (LAYERS, 1, DIM))[:, 0], rtol=1e-4)
 
 

@@ -165,15 +165,27 @@ def _with_dev(
 
 
 def _by_test_groups(
-    manifest: Manifest, options: Options, tests: Mapping[str, set[str]], column: str = "speaker", group: str = "speaker"
+    manifest: Manifest,
+    options: Options,
+    tests: Mapping[str, set[str]],
+    column: str = "speaker",
+    group: str = "speaker",
+    devs: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Fold]:
-    """One fold per entry of ``tests`` (fold name: values of ``column`` that are tested); dev comes from the rest."""
+    """One fold per entry of ``tests`` (fold name: values of ``column`` that are tested).
+
+    The dev part comes from the rest: the values that ``devs`` names for the fold, or groups drawn as ``options`` say.
+    """
     cells, groups = group_of(manifest, column), group_of(manifest, group)
     folds = []
     for index, (name, tested) in enumerate(tests.items()):
         test = tuple(id for id in manifest.ids if cells[id] in tested)
         rest = [id for id in manifest.ids if cells[id] not in tested]
-        train, dev = _with_dev(manifest, rest, groups, options, index)
+        if devs is None:
+            train, dev = _with_dev(manifest, rest, groups, options, index)
+        else:
+            train = tuple(id for id in rest if cells[id] not in devs[name])
+            dev = tuple(id for id in rest if cells[id] in devs[name])
         folds.append(Fold(name, train, dev, test, groups, group))
     return folds
 
@@ -245,29 +257,15 @@ def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
 def _published(name: str) -> Splitter:
     def split(manifest: Manifest, options: Options) -> list[Fold]:
         facts = PUBLISHED[name]
-        if facts.devs is not None:
-            return _by_named_parts(_only(manifest, name), facts.tests, facts.devs, facts.column)
         if facts.dev is None:
             tests = {fold: set(speakers) for fold, speakers in facts.tests.items()}
-            return _by_test_groups(_only(manifest, name), options, tests, facts.column)
+            return _by_test_groups(_only(manifest, name), options, tests, facts.column, devs=facts.devs)
         (test,) = facts.tests.values()
         return _speakers(
             _only(manifest, name), {**options, "test": test, "dev_speakers": facts.dev, "train": facts.train}
         )
 
     return split
-
-
-def _by_named_parts(
-    manifest: Manifest, tests: Mapping[str, tuple[str, ...]], devs: Mapping[str, tuple[str, ...]], column: str
-) -> list[Fold]:
-    cells, groups = group_of(manifest, column), group_of(manifest, "speaker")
-    folds = []
-    for name, tested in tests.items():
-        test, dev = (tuple(id for id in manifest.ids if cells[id] in part) for part in (tested, devs[name]))
-        rest = tuple(id for id in manifest.ids if cells[id] not in (*tested, *devs[name]))
-        folds.append(Fold(name, rest, dev, test, groups))
-    return folds
 
 
 def _random_k_fold(manifest: Manifest, options: Options) -> list[Fold]:

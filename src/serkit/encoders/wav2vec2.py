@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -239,12 +240,18 @@ def build(
     encoder: type[Wav2Vec2Encoder],
     model_types: Sequence[str],
     weights: str,
-    layers: Sequence[int | str] | None,
-    normalise: bool | None,
-    packed: bool,
-    precision: str,
+    layers: Sequence[int | str] | None = None,
+    normalise: bool | None = None,
+    packed: bool = False,
+    precision: str = "fp32",
 ) -> Wav2Vec2Encoder:
-    """Load an ``encoder`` from the checkpoint ``weights``; every tensor of the whole model must be there and fit."""
+    """Load an ``encoder`` from ``weights`` (a folder, file or Hugging Face id); every tensor must be there and fit.
+
+    ``layers``, ``packed`` and ``precision`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform
+    to mean 0 and variance 1; None does what the checkpoint's ``preprocessor_config.json`` or fairseq's
+    ``task.normalize`` says, and without either what models with a layer-normalised front end were trained with (True)
+    and the others were not (False).
+    """
     checkpoint = load_checkpoint(weights)
     config = read_config(checkpoint, model_types)
     if normalise is not None:
@@ -258,22 +265,8 @@ def build(
     return built.eval()
 
 
-def create(
-    weights: str,
-    layers: Sequence[int | str] | None = None,
-    normalise: bool | None = None,
-    packed: bool = False,
-    precision: str = "fp32",
-) -> Wav2Vec2Encoder:
-    """Load wav2vec 2.0, XLSR, HuBERT or data2vec-audio from ``weights`` (a folder, file or Hugging Face id).
-
-    ``layers``, ``packed`` and ``precision`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform
-    to mean 0 and variance 1; None does what the checkpoint's ``preprocessor_config.json`` or fairseq's
-    ``task.normalize`` says, and without either what models with a layer-normalised front end were trained with (True)
-    and the others were not (False).
-    """
-    return build(Wav2Vec2Encoder, MODEL_TYPES, weights, layers, normalise, packed, precision)
-
+create = partial(build, Wav2Vec2Encoder, MODEL_TYPES)
+"""Load wav2vec 2.0, XLSR, HuBERT or data2vec-audio: see :func:`build`."""
 
 TINY = Wav2Vec2Config(
     dim=32, blocks=2, heads=4, ffn=48, conv_dim=(16,) * 7, position_kernel=16, position_groups=4

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -70,15 +70,8 @@ class WavLMEncoder(Wav2Vec2Encoder):
         return table(buckets)[steps[None, :] - steps[:, None] + size - 1].permute(2, 0, 1)
 
 
-def create(
-    weights: str,
-    layers: Sequence[int | str] | None = None,
-    normalise: bool | None = None,
-    packed: bool = False,
-    precision: str = "fp32",
-) -> Wav2Vec2Encoder:
-    """Load WavLM from ``weights``; options as in :func:`serkit.encoders.wav2vec2.create`."""
-    return build(WavLMEncoder, ("wavlm",), weights, layers, normalise, packed, precision)
+create = partial(build, WavLMEncoder, ("wavlm",))
+"""Load WavLM: see :func:`serkit.encoders.wav2vec2.build`."""
 
 
 def create_tiny() -> WavLMEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -51,10 +52,10 @@ class StreamSet:
             scaling=None if self.scaling is None else self.scaling[index],
         )
 
-    def moments(self, copies: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation ``(N, D)`` over all frames of all utterances."""
-        statistics = self.statistics[:copies].flatten(0, 1).double()
-        shares = self.lengths[:copies].flatten().double()[:, None, None]
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation ``(N, D)`` over all frames of all utterances and copies."""
+        statistics = self.statistics.flatten(0, 1).double()
+        shares = self.lengths.flatten().double()[:, None, None]
         shares = shares / shares.sum()
         means, sds = statistics.unbind(1)
         mean = (shares * means).sum(0)
@@ -65,9 +66,7 @@ class StreamSet:
             mean = whole
         return mean.float(), divisor(variance.sqrt().float())
 
-    def stream(
-        self, copies: Sequence[int], rows: Sequence[int], spans: Sequence[slice] | None, cropped: bool
-    ) -> Stream:
+    def stream(self, copies: Sequence[int], rows: Sequence[int], spans: Sequence[slice], cropped: bool) -> Stream:
         """Return the copy of each of ``rows`` that ``copies`` says, frames cut to ``spans``.
 
         Statistics are those of the whole recording, and of what is kept when it is ``cropped``.
@@ -78,8 +77,10 @@ class StreamSet:
         if not self.copies:
             return Stream(statistics)
         arrays = [self.copies[copy][row] for copy, row in zip(copies, rows, strict=True)]
-        if spans is not None:
-            arrays = [array[:, span] for array, span in zip(arrays, spans, strict=True)]
+        arrays = [
+            array if span == slice(0, array.shape[1]) else array[:, span]
+            for array, span in zip(arrays, spans, strict=True)
+        ]
         if cropped:
             statistics = scaled(torch.stack([array_statistics(array) for array in arrays]), scaling)
         if scaling is None and arrays[0].nbytes < SMALL:
@@ -136,17 +137,14 @@ class FeatureSet:
 
     def _batch(self, copies: list[int], rows: list[int], cut: Callable[[int], slice] | None) -> Batch:
         if not self.streams[0].copies:
-            return Batch(tuple(stream.stream(copies, rows, None, False) for stream in self.streams))
+            return Batch(tuple(stream.stream(copies, rows, (), False) for stream in self.streams))
         sizes = [
-            [stream.copies[copy][row].shape[1] for stream in self.streams]
-            for copy, row in zip(copies, rows, strict=True)
+            min(self.max_frames or sys.maxsize, *(stream.copies[copy][row].shape[1] for stream in self.streams))
+            for copy, row in zip(copies, rows, strict=True)  # streams may differ by a frame
         ]
-        kept = [min(*each, self.max_frames or each[0], each[0]) for each in sizes]  # streams may differ by a frame
-        spans = [slice(0, size) if cut is None else cut(size) for size in kept]
-        whole = [(span.start, span.stop) == (0, size) for span, each in zip(spans, sizes, strict=True) for size in each]
-        taken = None if cut is None and all(whole) else spans
+        spans = [slice(0, size) if cut is None else cut(size) for size in sizes]
         lengths = torch.tensor([span.stop - span.start for span in spans])
-        streams = tuple(stream.stream(copies, rows, taken, cut is not None) for stream in self.streams)
+        streams = tuple(stream.stream(copies, rows, spans, cut is not None) for stream in self.streams)
         return Batch(streams, Segments.packed(lengths))
 
 
@@ -186,16 +184,17 @@ def normalise_by_speaker(stream: StreamSet, speakers: Sequence[str]) -> StreamSe
     Statistics are those of the recordings themselves, over utterances for statistics and over frames for arrays, which
     stay as they are: ``scaling`` says by what each is to be standardised.
     """
-    statistics = stream.statistics.clone()
-    scaling = torch.empty_like(statistics[0]) if stream.copies else None
-    for speaker in sorted(set(speakers)):
-        rows = [row for row, name in enumerate(speakers) if name == speaker]
-        if scaling is not None:
+    members = [[row for row, name in enumerate(speakers) if name == speaker] for speaker in sorted(set(speakers))]
+    if stream.copies:
+        scaling = torch.empty_like(stream.statistics[0])
+        for rows in members:
             scaling[rows] = torch.stack(stream.take(rows, 1).moments())
-            continue
+        return replace(stream, statistics=scaled(stream.statistics, scaling), scaling=scaling)
+    statistics = stream.statistics.clone()
+    for rows in members:
         part = stream.statistics[0, rows]
         statistics[:, rows] = (stream.statistics[:, rows] - part.mean(0)) / divisor(part.std(0, correction=0))
-    return replace(stream, statistics=scaled(statistics, scaling), scaling=scaling)
+    return replace(stream, statistics=statistics)
 
 
 def scaled(statistics: Tensor, scaling: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import group_of
 from serkit.encoders.cache import FeatureCache
-from serkit.encoders.extract import EncoderSpec, Job, extract, list_jobs
+from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
 from serkit.models.heads import Shape
 from serkit.progress import Step, no_steps
@@ -66,23 +66,52 @@ def load_data(recipe: Recipe) -> Manifest:
     return labelled
 
 
-def prepare_material(
+@dataclass(frozen=True)
+class Encoded:
+    """Where the features of one encoder are: a cache's folder with its ``shape``, and a list of keys per copy.
+
+    Small enough to be sent to another process, which reads the same mapped files.
+    """
+
+    folder: Path
+    shape: Shape
+    keys: tuple[tuple[str, ...], ...]
+
+    def open(self) -> FeatureCache:
+        """Open the cache."""
+        return FeatureCache(self.folder.parent, self.folder.name, *self.shape)
+
+
+def encode_all(
     recipe: Recipe,
     manifest: Manifest,
     cache: Path,
     step: Step = no_steps,
     workers: int | None = None,
     device: str = "cpu",
-) -> Material:
-    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies; load what the head needs.
+) -> list[Encoded]:
+    """Encode what is not cached yet of ``manifest`` (:func:`load_data`) and its copies, with every encoder.
 
     ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
     """
-    description = Augmentation(recipe.augment.chain).description()
-    copies = [list_jobs(manifest, copy, description) for copy in range(1 + recipe.augment.copies)]
+    augmentation = Augmentation(recipe.augment.chain)
+    copies = [list_jobs(manifest, copy, augmentation.description()) for copy in range(1 + recipe.augment.copies)]
+    keys = tuple(tuple(job.key for job in jobs) for jobs in copies)
+    encoded = []
+    for section in (recipe.encoder, *recipe.streams):
+        for copy, jobs in enumerate(copies):
+            what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
+            told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
+            frames = recipe.head.kind == "frames"
+            found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
+        encoded.append(Encoded(found.folder, found.shape, keys))
+    return encoded
+
+
+def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]) -> Material:
+    """Load what the head needs from the caches of :func:`encode_all`."""
     sections = (recipe.encoder, *recipe.streams)
-    caches = [_encode(recipe, section, copies, cache, step, workers, device) for section in sections]
-    streams = [_load_stream(recipe, section, copies, found) for section, found in zip(sections, caches, strict=True)]
+    streams = [_load_stream(recipe, section, found) for section, found in zip(sections, encoded, strict=True)]
     if recipe.features.normalise == "speaker":
         speakers = group_of(manifest, recipe.features.speaker)
         streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
@@ -91,35 +120,23 @@ def prepare_material(
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
     features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
-    return Material(manifest, features, "+".join(found.folder.name for found in caches), shapes)
+    return Material(manifest, features, "+".join(found.folder.name for found in encoded), shapes)
 
 
-def _encode(
-    recipe: Recipe,
-    section: EncoderSection,
-    copies: list[list[Job]],
-    cache: Path,
-    step: Step,
-    workers: int | None,
-    device: str,
-) -> FeatureCache:
-    augmentation = Augmentation(recipe.augment.chain)
-    for copy, jobs in enumerate(copies):
-        what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
-        told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
-        frames = recipe.head.kind == "frames"
-        found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
-    return found
-
-
-def _load_stream(recipe: Recipe, section: EncoderSection, copies: list[list[Job]], cache: FeatureCache) -> StreamSet:
+def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> StreamSet:
     try:
-        layers = section.chosen(cache.shape[0])
+        layers = section.chosen(encoded.shape[0])
     except InputError as error:
         raise InputError(f"recipe {recipe.name}: {error}") from error
-    keys = [[job.key for job in jobs] for jobs in copies]
     frames = recipe.head.kind == "frames"
-    return load_stream(cache, keys, layers, section.stride, frames, section.zero_tail, section.scalar)
+    return load_stream(encoded.open(), encoded.keys, layers, section.stride, frames, section.zero_tail, section.scalar)
+
+
+def prepare_material(
+    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
+) -> Material:
+    """Encode and load: :func:`encode_all`, then :func:`load_material`."""
+    return load_material(recipe, manifest, encode_all(recipe, manifest, cache, step, workers))
 
 
 def encoder_spec(section: EncoderSection) -> EncoderSpec:

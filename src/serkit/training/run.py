@@ -31,7 +31,7 @@ from serkit.models.heads import Ensemble, create_head, layer_weights
 from serkit.progress import Step, no_steps
 from serkit.training.features import fit_standardisation
 from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.material import Material, load_data, prepare_material
+from serkit.training.material import Encoded, Material, encode_all, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
 
 Work = tuple[int, Fold]
@@ -63,12 +63,13 @@ def train(
         for seed in recipe.seeds
         for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
     ]
-    material = prepare_material(recipe, manifest, Path(cache), step, workers, device)
+    encoded = encode_all(recipe, manifest, Path(cache), step, workers, device)
+    material = load_material(recipe, manifest, encoded)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     write_text(recorded, resolved)
     write_json(folder / "provenance.json", _provenance(recipe, material, [fold for _, fold in work]))
     pending = [(seed, fold) for seed, fold in work if not all(file.exists() for file in _files(folder, fold, seed))]
-    trained = _train_folds(recipe, material, pending, folder, (Path(cache), device), workers or count_cores())
+    trained = _train_folds(recipe, material, encoded, pending, folder, workers or count_cores())
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
         step("training folds and seeds", done, len(work))
     with one_thread():
@@ -114,7 +115,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _train_folds(
-    recipe: Recipe, material: Material, pending: list[Work], folder: Path, source: tuple[Path, str], workers: int
+    recipe: Recipe, material: Material, encoded: list[Encoded], pending: list[Work], folder: Path, workers: int
 ) -> Iterator[None]:
     """Train what is pending, in processes when there are several, and yield after each."""
     if min(workers, len(pending)) < 2:
@@ -123,8 +124,8 @@ def _train_folds(
                 _train_fold(recipe, material, fold, seed, folder)
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (recipe, *source)) as pool:
+    context, given = multiprocessing.get_context("spawn"), (recipe, material.manifest, encoded)
+    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, given) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
             for future in as_completed(futures):
@@ -137,10 +138,10 @@ def _train_folds(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(recipe: Recipe, cache: Path, device: str) -> None:
+def _start_worker(recipe: Recipe, manifest: Manifest, encoded: list[Encoded]) -> None:
     torch.set_num_threads(1)
-    # Features come from the cache, whose pages the processes share.
-    _worker.update(recipe=recipe, material=prepare_material(recipe, load_data(recipe), cache, workers=1, device=device))
+    # The processes share the pages of the mapped caches.
+    _worker.update(recipe=recipe, material=load_material(recipe, manifest, encoded))
 
 
 def _run_work(seed: int, fold: Fold, folder: Path) -> None:
