@@ -1,15 +1,16 @@
-"""An encoder and a head as one trainable model, for fine-tuning from waveforms."""
+"""An encoder and the heads of its tasks as one trainable model, from waveforms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder
-from serkit.models.heads import Batch, Ensemble
+from serkit.models.tasks import EmotionTask, Task, View
 
 
 @dataclass(frozen=True)
@@ -25,32 +26,43 @@ class Waveforms:
         lengths = torch.tensor([len(item) for item in items])
         return cls(nn.utils.rnn.pad_sequence(list(items), batch_first=True), lengths)
 
+    def to(self, device: torch.device) -> Waveforms:
+        """Return the batch on ``device``."""
+        return Waveforms(self.waveforms.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
 
 class Model(nn.Module):
-    """Waveforms to class scores; trained by :func:`serkit.training.fit.fit` like a head on cached features.
+    """Waveforms that the encoder's front (trim, level) has been through, to the output of every task.
 
-    ``layers`` of the encoder reach the head, averaged over ``stride`` frames. What is frozen, is frozen by
-    ``requires_grad`` on its parameters; the encoder's own learning rate is ``TrainingOptions.encoder_lr``.
+    ``layers`` of the encoder reach the heads, averaged over ``stride`` frames for emotion; the other tasks see the last
+    one of them. ``dropout`` acts on what the heads see.
     """
 
-    needs_frames = True
-
-    def __init__(self, encoder: Encoder, head: Ensemble, layers: Sequence[int], stride: int = 1) -> None:
+    def __init__(
+        self, encoder: Encoder, tasks: Sequence[Task], layers: Sequence[int], stride: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
+        self.encoder, self.tasks = encoder, nn.ModuleDict({task.name: task for task in tasks})
+        self.layers, self.stride, self.dropout = tuple(layers), stride, dropout
 
     @property
-    def heads(self) -> nn.ModuleList:
-        """The members of the head."""
-        return self.head.heads
+    def emotion(self) -> EmotionTask:
+        """The task that every model has."""
+        return cast(EmotionTask, self.tasks["emotion"])
 
-    def _batch(self, audio: Waveforms) -> Batch:
-        return Batch.of_frames(self.encoder(audio.waveforms, audio.lengths), self.layers, self.stride)
+    def each(self) -> list[Task]:
+        """Return the tasks."""
+        return [cast(Task, task) for task in self.tasks.values()]
 
-    def each(self, audio: Waveforms) -> Tensor:
-        """Return the scores of every member, ``(members, B, C)``."""
-        return self.head.each(self._batch(audio))
+    def view(self, audio: Waveforms) -> View:
+        """Return what the heads see of a batch of prepared recordings."""
+        features = self.encoder.encode(audio.waveforms, audio.lengths)
+        if self.training and self.dropout:
+            dropped = nn.functional.dropout(features.layers, self.dropout)
+            features = type(features)(dropped, features.lengths, features.frame_rate)
+        return View.of(features, self.layers, self.stride)
 
-    def forward(self, audio: Waveforms) -> Tensor:
-        """Return log-probabilities ``(B, C)`` up to a constant per utterance."""
-        return self.head(self._batch(audio))
+    def forward(self, audio: Waveforms) -> dict[str, Tensor]:
+        """Return the output of every task by name."""
+        view = self.view(audio)
+        return {task.name: task(view) for task in self.each()}

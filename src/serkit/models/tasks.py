@@ -1,0 +1,344 @@
+"""What a fine-tuned encoder learns beside emotion: transcription, speaker, gender, affect; and emotion itself.
+
+Every task is a head with a loss per utterance, so that a batch may be cut into pieces of any size without changing what
+is learned. CTC and emotion together are those of Cai et al. 2021 (https://doi.org/10.21437/Interspeech.2021-1852).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from serkit.data.labels import LabelScheme
+from serkit.data.manifest import Manifest
+from serkit.data.protocols import group_of
+from serkit.data.text import WAV2VEC2, CharTokenizer, build_tokenizer
+from serkit.encoders.base import FrameFeatures
+from serkit.errors import InputError
+from serkit.models.heads import Batch, Ensemble
+from serkit.models.losses import concordance_loss, reverse_gradient
+
+
+class TaskConfig(BaseModel):
+    """A task's ``weight`` in the sum of losses; with 0 it is not learned and costs nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(1.0, ge=0)
+
+
+class EmotionConfig(TaskConfig):
+    """``soft`` learns the share of annotators' votes for each class instead of the majority label."""
+
+    soft: bool = False
+
+
+class CtcConfig(TaskConfig):
+    """Transcription by connectionist temporal classification (Graves et al. 2006).
+
+    ``text`` is how transcripts are normalised. ``vocabulary`` is that of wav2vec 2.0 (32 symbols, English), or the
+    characters of the training part. An utterance's loss is that of its whole transcript ("sum") or per character
+    ("mean"). ``scale`` multiplies it: where the loss is added up over a batch on each device, as ``transformers`` does,
+    it is that batch's size. ``zero_infinity`` ignores utterances with more characters than frames.
+    """
+
+    weight: float = Field(0.1, ge=0)
+    text: Literal["clean", "legacy"] = "clean"
+    vocabulary: Literal["wav2vec2", "train"] = "train"
+    reduction: Literal["sum", "mean"] = "sum"
+    scale: float = Field(1.0, gt=0)
+    zero_infinity: bool = True
+
+
+class ClassConfig(TaskConfig):
+    """Recognising who speaks or another ``column``; ``adversarial`` makes the encoder forget it instead.
+
+    The adversarial gradient is reversed between head and encoder (Ganin et al. 2016, https://arxiv.org/abs/1505.07818).
+    """
+
+    weight: float = Field(0.1, ge=0)
+    column: str = "speaker"
+    adversarial: bool = False
+
+
+class GenderConfig(ClassConfig):
+    """The same for gender."""
+
+    column: str = "gender"
+
+
+class AffectConfig(TaskConfig):
+    """Regression of affect in [0, 1]; the loss is one minus the concordance correlation, averaged over dimensions.
+
+    Concordance is a property of many utterances: all of a step go through the encoder at a time.
+    """
+
+    dimensions: tuple[Literal["arousal", "valence", "dominance"], ...] = ("arousal", "valence", "dominance")
+
+
+class TasksConfig(BaseModel):
+    """The tasks of a recipe; what is not named is not learned, but for emotion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    emotion: EmotionConfig = EmotionConfig()
+    ctc: CtcConfig | None = None
+    speaker: ClassConfig | None = None
+    gender: GenderConfig | None = None
+    affect: AffectConfig | None = None
+
+    def beside_emotion(self) -> list[str]:
+        """Return the names of the other tasks that are learned."""
+        return [name for name in ("ctc", "speaker", "gender", "affect") if (it := getattr(self, name)) and it.weight]
+
+
+@dataclass(frozen=True)
+class View:
+    """What heads see of ``B`` utterances: ``batch`` as heads on cached features do, and the ``frames`` of one layer.
+
+    ``frames (B, T, D)`` are zero past an utterance's ``lengths (B,)``.
+    """
+
+    batch: Batch
+    frames: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, features: FrameFeatures, layers: Sequence[int], stride: int) -> View:
+        """Take ``layers`` of an encoder's output for ``batch`` and the last of them for ``frames``."""
+        return cls(Batch.of_frames(features, layers, stride), features.layers[:, layers[-1]], features.lengths)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean over time ``(B, D)``."""
+        return self.frames.sum(1) / self.lengths[:, None]
+
+
+class Task(nn.Module):
+    """One thing to learn: a head, a loss per utterance, and the columns that it adds to the predictions table."""
+
+    name: str
+    weight: float
+    whole_steps = False
+    """Whether the loss needs all utterances of a step at a time."""
+
+    def targets(self, manifest: Manifest) -> list[Any]:
+        """Return what is to be learned for every utterance of ``manifest``, in row order."""
+        raise NotImplementedError
+
+    def forward(self, view: View) -> Tensor:
+        """Return the head's output."""
+        raise NotImplementedError
+
+    def losses(self, output: Tensor, view: View, targets: Sequence[Any]) -> Tensor:
+        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown."""
+        raise NotImplementedError
+
+    def columns(self, output: Tensor, view: View, targets: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return columns of the predictions table, ``B`` values each."""
+        raise NotImplementedError
+
+
+class EmotionTask(Task):
+    """Emotion by any head of :mod:`serkit.models.heads`; targets are distributions over the classes ``(C,)``."""
+
+    name = "emotion"
+
+    def __init__(self, config: EmotionConfig, head: Ensemble, scheme: LabelScheme, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.soft, self.smoothing = config.weight, config.soft, smoothing
+        self.head, self.scheme, self.classes = head, scheme, scheme.classes
+
+    def targets(self, manifest: Manifest) -> list[Tensor]:
+        rows = manifest.table.select("emotion", "votes").iter_rows()
+        return [self._distribution(emotion, (votes or ()) if self.soft else ()) for emotion, votes in rows]
+
+    def _distribution(self, emotion: str, votes: Sequence[str]) -> Tensor:
+        counts = torch.zeros(len(self.classes))
+        for vote in votes:
+            if (name := self.scheme.merge.get(vote, vote)) in self.classes:
+                counts[self.classes.index(name)] += 1
+        if not counts.any():
+            counts[self.classes.index(emotion)] = 1
+        return counts / counts.sum()
+
+    def forward(self, view: View) -> Tensor:
+        """Return the scores of every member ``(members, B, C)``."""
+        return self.head.each(view.batch)
+
+    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+        wanted = torch.stack(list(targets)).to(output.device)
+        each = [
+            F.cross_entropy(scores.float(), wanted, reduction="none", label_smoothing=self.smoothing)
+            for scores in output
+        ]
+        return torch.stack(each).mean(0)
+
+    def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
+        probabilities = output.float().log_softmax(-1).mean(0).double().softmax(-1)
+        columns: dict[str, list[Any]] = {
+            "prediction": [self.classes[best] for best in probabilities.argmax(1).tolist()]
+        }
+        return columns | {f"p_{name}": probabilities[:, index].tolist() for index, name in enumerate(self.classes)}
+
+
+class CtcTask(Task):
+    """Characters per frame; targets are symbol numbers ``(L,)``, None for an utterance without a transcript."""
+
+    name = "ctc"
+
+    def __init__(self, config: CtcConfig, dim: int, tokenizer: CharTokenizer) -> None:
+        super().__init__()
+        self.config, self.weight, self.tokenizer = config, config.weight, tokenizer
+        self.linear = nn.Linear(dim, len(tokenizer))
+
+    def targets(self, manifest: Manifest) -> list[Tensor | None]:
+        mode, texts = self.config.text, manifest.table["text"]
+        known = [text is not None or mode == "legacy" for text in texts]  # the original learns to spell NULL
+        ids = [self.tokenizer.targets(text, mode) if there else None for text, there in zip(texts, known, strict=True)]
+        return [None if row is None else torch.tensor(row, dtype=torch.long) for row in ids]
+
+    def forward(self, view: View) -> Tensor:
+        """Return the scores of the symbols ``(B, T, V)``."""
+        return self.linear(view.frames)
+
+    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor | None]) -> Tensor:
+        known = torch.tensor([target is not None for target in targets], device=output.device)
+        rows = [torch.zeros(0, dtype=torch.long) if target is None else target.long() for target in targets]
+        counts = torch.tensor([len(row) for row in rows])
+        log_probabilities = output.float().log_softmax(-1).transpose(0, 1)
+        wanted = torch.cat(rows).to(output.device)
+        losses = F.ctc_loss(
+            log_probabilities, wanted, view.lengths.cpu(), counts,
+            blank=self.tokenizer.blank, reduction="none", zero_infinity=self.config.zero_infinity,
+        )  # fmt: skip
+        if self.config.reduction == "mean":
+            losses = losses / counts.clamp(min=1).to(losses.device)
+        return torch.where(known, losses, 0.0) * self.config.scale
+
+    def columns(self, output: Tensor, view: View, targets: Sequence[Tensor | None]) -> dict[str, list[Any]]:
+        best = output.argmax(-1).tolist()
+        spoken = [
+            self.tokenizer.decode(row[:length], merge=True)
+            for row, length in zip(best, view.lengths.tolist(), strict=True)
+        ]
+        truths = [None if row is None else self.tokenizer.decode(row.tolist(), merge=False) for row in targets]
+        return {"text_truth": truths, "text_prediction": spoken}
+
+
+class ClassTask(Task):
+    """Classes of a manifest's column from the mean over time; targets are numbers, -1 where the class is unknown."""
+
+    def __init__(self, name: str, config: ClassConfig, dim: int, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.name, self.config, self.weight, self.classes = name, config, config.weight, tuple(classes)
+        self.linear = nn.Linear(dim, len(classes))
+
+    def targets(self, manifest: Manifest) -> list[int]:
+        values = _values(manifest, self.config.column)
+        return [self.classes.index(value) if value in self.classes else -1 for value in values]
+
+    def forward(self, view: View) -> Tensor:
+        """Return the scores ``(B, K)``."""
+        return self.linear(reverse_gradient(view.mean) if self.config.adversarial else view.mean)
+
+    def losses(self, output: Tensor, view: View, targets: Sequence[int]) -> Tensor:
+        wanted = torch.tensor(targets, device=output.device)
+        return F.cross_entropy(output.float(), wanted, reduction="none", ignore_index=-1)
+
+    def columns(self, output: Tensor, view: View, targets: Sequence[int]) -> dict[str, list[Any]]:
+        probabilities = output.double().softmax(-1)
+        found = [self.classes[best] for best in probabilities.argmax(1).tolist()]
+        truths = [None if target < 0 else self.classes[target] for target in targets]
+        columns: dict[str, list[Any]] = {f"{self.name}_truth": truths, f"{self.name}_prediction": found}
+        shares = probabilities.T.tolist()
+        return columns | {f"{self.name}_p_{name}": shares[index] for index, name in enumerate(self.classes)}
+
+
+class AffectTask(Task):
+    """Affect from the mean over time; targets are ``(A,)`` in [0, 1], NaN where a dimension is unknown."""
+
+    name = "affect"
+    whole_steps = True
+
+    def __init__(self, config: AffectConfig, dim: int) -> None:
+        super().__init__()
+        self.weight, self.dimensions = config.weight, config.dimensions
+        self.linear = nn.Linear(dim, len(self.dimensions))
+
+    def targets(self, manifest: Manifest) -> list[Tensor]:
+        values = manifest.table.select(self.dimensions).iter_rows()
+        return [torch.tensor([torch.nan if value is None else value for value in row]) for row in values]
+
+    def forward(self, view: View) -> Tensor:
+        """Return the dimensions ``(B, A)``."""
+        return self.linear(view.mean).float().sigmoid()
+
+    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+        return concordance_loss(output, torch.stack(list(targets)).to(output.device)).expand(len(output))
+
+    def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {}
+        for index, name in enumerate(self.dimensions):
+            truths = [float(target[index]) for target in targets]
+            columns[f"{name}_truth"] = [None if value != value else value for value in truths]
+            columns[f"{name}_prediction"] = output[:, index].double().tolist()
+        return columns
+
+
+def create_tasks(
+    config: TasksConfig, emotion: EmotionTask, dim: int, train: Manifest, init: str = "default"
+) -> list[Task]:
+    """Build ``emotion`` and the other tasks that ``config`` turns on, for frames of width ``dim``.
+
+    Vocabulary and classes come from ``train``, the training part. ``init`` is that of ``HeadConfig``. Raises
+    ``InputError`` when ``train`` lacks what a task learns from.
+    """
+    tasks: list[Task] = [emotion]
+    for name in config.beside_emotion():
+        tasks.append(_create(name, getattr(config, name), dim, train))
+        if init == "normal":
+            begin_normal(tasks[-1])
+    return tasks
+
+
+def begin_normal(module: nn.Module) -> None:
+    """Draw the matrices of ``module`` with deviation 0.02, biases zero, as ``transformers`` begins its heads."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.02)
+            nn.init.zeros_(part.bias)
+
+
+def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
+    if name == "ctc":
+        texts = [text for text in train.table["text"] if text is not None]
+        if not texts:
+            raise InputError("tasks.ctc: the training part has no text: leave the task out, or fill the text column")
+        return CtcTask(config, dim, WAV2VEC2 if config.vocabulary == "wav2vec2" else build_tokenizer(texts, config.text))
+    if name == "affect":
+        for dimension in config.dimensions:
+            if train.table[dimension].null_count() == len(train):
+                raise InputError(f"tasks.affect: no utterance of the training part has {dimension}: name others")
+        return AffectTask(config, dim)
+    classes = sorted({value for value in _values(train, config.column) if value is not None})
+    if len(classes) < 2:
+        raise InputError(f"tasks.{name}: the training part has {len(classes)} values of {config.column}, it takes two")
+    return ClassTask(name, config, dim, classes)
+
+
+def _values(manifest: Manifest, column: str) -> list[str | None]:
+    """Return a column's values; those of speakers are told apart by corpus when there are several."""
+    if column == "speaker" and not manifest.table["speaker"].null_count():
+        named = group_of(manifest, column)
+        return [named[id] for id in manifest.ids]
+    if column not in manifest.table.columns:
+        raise InputError(f"tasks: the manifest has no column {column!r}")
+    return manifest.table[column].to_list()

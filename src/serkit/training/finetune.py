@@ -1,0 +1,215 @@
+"""The training loop of encoders with their heads: steps of micro-batches, on one process or several, resumable.
+
+A step adds up the gradients of its micro-batches, each with randomness of its own, and of all processes. So the result
+does not depend on how a step was cut, dealt to processes (``accelerate launch``) or interrupted, but for the order in
+which numbers are added.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from serkit.errors import InputError
+from serkit.models.model import Model, Waveforms
+from serkit.models.tasks import Task
+from serkit.training.batching import MicroBatch, cut_step, deal, plan_epoch, read_ahead
+from serkit.training.checkpoint import Progress
+from serkit.training.fit import TrainingOptions, schedule_factor
+from serkit.training.tuning import FinetuneOptions, half_precision, load_trained, parameter_groups, trained_state
+from serkit.training.waveforms import WaveformSet
+
+Piece = tuple[int, MicroBatch, Waveforms]
+"""The number of a micro-batch in its step, its utterances, and their recordings."""
+
+
+def finetune(
+    model: Model,
+    train: WaveformSet,
+    dev: WaveformSet | None,
+    training: TrainingOptions,
+    options: FinetuneOptions,
+    seed: int,
+    folder: Path | None = None,
+    device: str = "cpu",
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place; with a ``dev`` part, keep the weights of its best epoch; return the history.
+
+    ``folder`` holds the checkpoint: a run killed at any moment and called again ends with the weights of one that was
+    never interrupted. ``device`` is "cpu" or "cuda".
+    """
+    if training.optimizer == "lbfgs":
+        raise InputError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
+    accelerator = create_accelerator(device)
+    model.to(accelerator.device)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(parameter_groups(model, options, training.lr, training.weight_decay), eps=training.epsilon)
+    state = Progress(
+        folder,
+        lambda: trained_state(model),
+        lambda found: load_trained(model, found),
+        optimizer,
+        training.checkpoint_seconds,
+    )
+    state.resume()
+    while state.epoch < training.epochs and not 0 < training.patience <= state.stale:
+        began = time.monotonic()
+        _train_epoch(model, train, training, options, seed, state, accelerator)
+        line = {"epoch": state.epoch + 1} | {name: value / len(train) for name, value in sorted(state.sums.items())}
+        if dev is not None and len(dev):
+            line |= evaluate_dev(model, dev, options, accelerator)
+            state.keep_best(line["dev_uar"] if training.monitor == "uar" else -line["dev_loss"])
+        report(line)
+        state.finish_epoch({**line, "seconds": round(time.monotonic() - began, 3)})
+        if accelerator.is_main_process and state.epoch < training.epochs and state.due():
+            state.save()
+    state.restore_best()
+    return state.history
+
+
+def create_accelerator(device: str) -> Accelerator:
+    """Return the processes that train together: one, or those that ``accelerate launch`` started."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch sees no GPU here")
+    return Accelerator(cpu=device == "cpu")
+
+
+def _train_epoch(
+    model: Model,
+    train: WaveformSet,
+    training: TrainingOptions,
+    options: FinetuneOptions,
+    seed: int,
+    state: Progress,
+    accelerator: Accelerator,
+) -> None:
+    """Go through the steps of an epoch from ``state.step`` on."""
+    learned = [task for task in model.each() if task.weight]
+    whole = any(task.whole_steps for task in learned)
+    rng = np.random.default_rng([seed, state.epoch])
+    steps = plan_epoch(train.seconds, training.batch_size, options.batches, rng, whole)
+    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+    model.train()
+    if options.freeze == "encoder" and options.lora is None:
+        model.encoder.eval()  # what does not learn sees no dropout
+    ahead = read_ahead(_read_steps(train, steps, state.step, (seed, state.epoch), accelerator))
+    for number, pieces in enumerate(ahead, state.step):
+        size = sum(map(len, steps[number]))
+        factor = schedule_factor(training, state.epoch * len(steps) + number, training.epochs * len(steps))
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        state.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(1 + len(learned), device=accelerator.device)
+        for index, rows, audio in pieces:
+            torch.manual_seed(_draw_seed(seed, state.epoch, number, index))
+            with half_precision(options, accelerator.device):
+                losses = task_losses(model, learned, train, rows, audio.to(accelerator.device))
+            total = torch.stack([task.weight * loss for task, loss in zip(learned, losses, strict=True)]).sum()
+            (total / size).backward()
+            sums += torch.stack([total, *losses]).detach()
+        _add_up(weights, sums, accelerator)
+        if training.clip_norm:
+            nn.utils.clip_grad_norm_(weights, training.clip_norm)
+        if training.clip_value:
+            nn.utils.clip_grad_value_(weights, training.clip_value)
+        state.optimizer.step()
+        names = ["loss", *(f"loss_{task.name}" for task in learned)]
+        for name, value in zip(names, sums.tolist(), strict=True):
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        state.step = number + 1
+        if accelerator.is_main_process and state.due():
+            state.save()
+
+
+def task_losses(
+    model: Model, tasks: Sequence[Task], examples: WaveformSet, rows: Sequence[int], audio: Waveforms
+) -> list[Tensor]:
+    """Return each task's loss, added up over the utterances ``rows``."""
+    view = model.view(audio)
+    losses = []
+    for task in tasks:
+        each = task.losses(task(view), view, [examples.targets[task.name][row] for row in rows])
+        counts = examples.weights[list(rows)].to(each.device) if task.name == "emotion" else 1.0
+        losses.append((each * counts).sum())
+    return losses
+
+
+def _read_steps(
+    train: WaveformSet, steps: list[list[MicroBatch]], first: int, seed: Sequence[int], accelerator: Accelerator
+) -> Iterator[list[Piece]]:
+    """Yield this process's micro-batches of every step from ``first`` on."""
+    for number, pieces in enumerate(steps[first:], first):
+        mine = deal(pieces, train.seconds, accelerator.num_processes)[accelerator.process_index]
+        yield [(index, pieces[index], train.batch(pieces[index], (*seed, number))) for index in mine]
+
+
+def _draw_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _add_up(weights: Sequence[Tensor], sums: Tensor, accelerator: Accelerator) -> None:
+    """Add up gradients and loss sums over the processes, in place; what got no gradient gets zeros."""
+    for weight in weights:
+        if weight.grad is None:  # a dropped block, or a process without work in this step
+            weight.grad = torch.zeros_like(weight)
+    if accelerator.num_processes == 1:
+        return
+    parts = [*(weight.grad for weight in weights), sums]
+    flat = torch.cat([part.flatten() for part in parts if part is not None])
+    flat = accelerator.reduce(flat, "sum")
+    for part, values in zip(parts, flat.split([part.numel() for part in parts if part is not None]), strict=True):
+        assert part is not None
+        part.copy_(values.view_as(part))
+
+
+@torch.no_grad()
+def predict(
+    model: Model, examples: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
+) -> tuple[dict[str, list[Any]], dict[str, float]]:
+    """Return columns of the predictions table, and every learned task's mean loss; all processes get all of both."""
+    model.eval()
+    examples = examples.plain()
+    pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
+    found: list[tuple[list[int], dict[str, list[Any]], dict[str, float]]] = []
+    for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
+        rows, columns, sums = pieces[index], {}, {}
+        with half_precision(options, accelerator.device):
+            view = model.view(examples.batch(rows).to(accelerator.device))
+            for task in model.each():
+                targets = [examples.targets[task.name][row] for row in rows]
+                output = task(view)
+                columns |= task.columns(output, view, targets)
+                sums[task.name] = float(task.losses(output, view, targets).sum())
+        found.append((rows, columns, sums))
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    order = np.argsort(list(itertools.chain(*(rows for rows, _, _ in found))))
+    names = found[0][1] if found else {}
+    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in names}
+    losses = {task.name: sum(sums[task.name] for _, _, sums in found) / len(examples) for task in model.each()}
+    return {name: [values[index] for index in order] for name, values in every.items()}, losses
+
+
+def evaluate_dev(
+    model: Model, dev: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
+) -> dict[str, float]:
+    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has."""
+    columns, losses = predict(model, dev, options, accelerator)
+    truths = [model.emotion.classes[int(target.argmax())] for target in dev.targets["emotion"]]
+    hits = [truth == found for truth, found in zip(truths, columns["prediction"], strict=True)]
+    recalls = [
+        float(np.mean([hit for hit, truth in zip(hits, truths, strict=True) if truth == name])) for name in set(truths)
+    ]
+    total = sum(task.weight * losses[task.name] for task in model.each())
+    named = {f"dev_loss_{name}": value for name, value in losses.items()}
+    return {"dev_loss": total, **named, "dev_uar": float(np.mean(recalls))}
