@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from serkit.encoders.front import frame_mask, level_gain, trim_silence
+from serkit.encoders.regularise import Regularisation, Regularised
+from serkit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class FrameFeatures:
         return frame_mask(self.lengths, self.layers.shape[2])
 
 
-class Encoder(nn.Module):
+class Encoder(Regularised):
     """Waveforms to frames: the same answer for an utterance whatever else is in its batch.
 
     A subclass sets ``name``, ``hop`` (samples from one frame to the next), ``dim`` (``D``), ``num_layers`` (``N``, the
@@ -39,6 +43,9 @@ class Encoder(nn.Module):
     and defines ``frame_lengths`` and ``encode``. With ``trim`` (dB) silence at both ends is cut first, with ``level``
     (dB full scale) the speech is brought to that level; see :mod:`serkit.encoders.front`. ``limit`` (seconds) keeps
     only the beginning of an utterance.
+
+    An encoder that can be trained tells the ``depth`` of its parameters and what of a
+    :class:`~serkit.encoders.regularise.Regularisation` it can do; its blocks run through ``run_block``.
     """
 
     name: str
@@ -57,6 +64,13 @@ class Encoder(nn.Module):
     trim: float | None = None
     level: float | None = None
     limit: float | None = None
+    checkpointing: bool = False
+    """Whether the blocks' activations are computed again for the gradients instead of kept (Chen et al. 2016,
+    https://arxiv.org/abs/1604.06174): the same gradients with less memory, in about a third more time."""
+    possible: frozenset[str] = frozenset()
+    """The settings of a ``Regularisation`` that this encoder has a place for."""
+    training_only: tuple[str, ...] = ()
+    """Keys of the state that act in training alone, so that features do not depend on them."""
 
     @property
     def frame_rate(self) -> float:
@@ -76,6 +90,16 @@ class Encoder(nn.Module):
 
         Raises ``ValueError`` when an utterance is shorter than ``min_samples`` or longer than ``max_samples``.
         """
+        waveforms, lengths, start = self.prepare(waveforms, lengths)
+        features = self.encode(waveforms, lengths)
+        return features if start is None else replace(features, start=start // self.hop)
+
+    def prepare(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what :meth:`encode` takes, which no weight changes: it may be kept and encoded many times.
+
+        Waveforms ``(B, S)`` limited, trimmed, cut to the longest and levelled, their ``lengths (B,)`` and the samples
+        trimmed at the start ``(B,)`` (None: not trimmed). Takes and raises what :meth:`forward` does.
+        """
         lengths = self.limited(lengths)
         if not torch.compiler.is_compiling():
             self.check_lengths(lengths)
@@ -86,8 +110,45 @@ class Encoder(nn.Module):
             waveforms = waveforms[:, : int(lengths.max())]  # an exported graph keeps its shape and masks instead
         if self.level is not None:
             waveforms = waveforms * level_gain(waveforms, lengths, self.level)
-        features = self.encode(waveforms, lengths)
-        return features if start is None else replace(features, start=start // self.hop)
+        return waveforms, lengths, start
+
+    def regularise(self, settings: Regularisation) -> None:
+        """Do what ``settings`` say whenever the encoder is in ``train()`` mode, from now on.
+
+        Call it before an optimiser is given the parameters: masking of frames may come with one. Raises ``InputError``
+        for a setting that is on and that the encoder has no place for.
+        """
+        wrong = [name for name in settings.switched_on() if name not in self.possible]
+        if wrong:
+            known = ", ".join(sorted(self.possible)) or "nothing"
+            raise InputError(f"encoder {self.name}: has no place for {', '.join(wrong)}: set 0 (it can do {known})")
+        for module in self.modules():
+            if isinstance(module, Regularised):
+                module.regularisation = settings
+
+    def depth(self, name: str) -> int:
+        """Return how deep the parameter called ``name`` lies, for freezing and for learning rates by depth.
+
+        0 is the convolutional front end, 1 what lies between it and the blocks, ``1 + i`` block ``i`` (from 1); what
+        follows the last block is as deep as that.
+        """
+        raise NotImplementedError
+
+    @property
+    def depths(self) -> int:
+        """The greatest depth of a parameter plus one; 0 without parameters."""
+        return 1 + max((self.depth(name) for name, _ in self.named_parameters()), default=-1)
+
+    def run_block(self, block: nn.Module, x: Tensor, *context: Any, droppable: bool = True) -> Tensor:
+        """Return ``block(x, *context)``, or ``x`` when layer drop skips the block; checkpointed where asked for."""
+        rate = self.regularisation.layer_drop
+        if droppable and self.training and rate > 0 and float(torch.rand([])) < rate:
+            return x
+        if self.checkpointing and torch.is_grad_enabled():
+            result: Tensor = checkpoint(block, x, *context, use_reentrant=False)
+            return result
+        output: Tensor = block(x, *context)
+        return output
 
     def limited(self, lengths: Tensor) -> Tensor:
         """Return how many of ``lengths (B,)`` samples are encoded: all, or the first ``limit`` seconds."""
@@ -114,6 +175,8 @@ class Encoder(nn.Module):
         facts += [f"settings {self.settings}"] if self.settings else []
         digest = hashlib.blake2b("|".join(map(str, facts)).encode(), digest_size=8)
         for key, tensor in sorted(self.state_dict().items()):
+            if key in self.training_only:
+                continue
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

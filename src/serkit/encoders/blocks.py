@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serkit.encoders.front import frame_mask
+from serkit.encoders.regularise import Regularised
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class FrontEnd(nn.Module):
         return x.transpose(1, 2)
 
 
-class Projection(nn.Module):
+class Projection(Regularised):
     """Front-end features to the width of the transformer."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
@@ -109,7 +110,7 @@ class Projection(nn.Module):
         self.projection = nn.Linear(width, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.projection(self.layer_norm(x))
+        return self.drop(self.projection(self.layer_norm(x)), self.regularisation.projection_dropout)
 
 
 class PositionLayer(nn.Module):
@@ -136,7 +137,7 @@ class PositionStack(nn.Module):
         self.layers = nn.ModuleList(PositionLayer(config) for _ in range(config.position_layers))
 
 
-class Attention(nn.Module):
+class Attention(Regularised):
     """Multi-head self-attention over padded ``(B, T, D)`` or packed ``(F, D)`` frames."""
 
     def __init__(self, config: Wav2Vec2Config, first: bool) -> None:
@@ -151,24 +152,28 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None) -> Tensor:
         """``mask (B, T)`` tells real frames (None: all); ``sizes`` splits packed frames into utterances."""
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        dropout = self.acting(self.regularisation.attention_dropout)
         if sizes is None:
-            mixed = attend(q, k, v, self.scores(x, mask, bias))
-        elif bias is None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+            mixed = attend(q, k, v, self.scores(x, mask, bias), dropout)
+        elif bias is None and not dropout and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
             mixed = attend_packed(q, k, v, sizes)
         else:
             each = (part[None].split(sizes, 1) for part in (x, q, k, v))
             mixed = torch.cat(
-                [attend(b, c, d, self.scores(a, None, bias))[0] for a, b, c, d in zip(*each, strict=True)]
+                [attend(b, c, d, self.scores(a, None, bias), dropout)[0] for a, b, c, d in zip(*each, strict=True)]
             )
         return self.out_proj(mixed.flatten(-2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
-    """Attention of ``(B, T, heads, D / heads)`` tensors; ``scores`` is a mask or is added to the scores."""
+def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention of ``(B, T, heads, D / heads)`` tensors; ``scores`` is a mask or is added to the scores.
+
+    ``dropout`` is the share of attention weights that are set to zero.
+    """
     if scores is not None and scores.dtype != torch.bool:
         scores = scores.to(q.dtype)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=scores).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=scores, dropout_p=dropout).transpose(1, 2)
     # Which memory layout attention leaves depends on its kernel, and an exported graph may get another one.
     return mixed.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else mixed
 
@@ -183,7 +188,7 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, sizes: list[int]) -> Tensor:
     return mixed
 
 
-class FeedForward(nn.Module):
+class FeedForward(Regularised):
     """Two linear layers with GELU between."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
@@ -192,10 +197,11 @@ class FeedForward(nn.Module):
         self.output_dense = nn.Linear(config.ffn, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output_dense(F.gelu(self.intermediate_dense(x)))
+        x = self.drop(F.gelu(self.intermediate_dense(x)), self.regularisation.activation_dropout)
+        return self.drop(self.output_dense(x), self.regularisation.dropout)
 
 
-class Block(nn.Module):
+class Block(Regularised):
     """One transformer block, normalised after (base) or before (large) attention and feed-forward."""
 
     def __init__(self, config: Wav2Vec2Config, attention: Attention) -> None:
@@ -207,10 +213,11 @@ class Block(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.dim, eps=config.eps)
 
     def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None) -> Tensor:
+        rate = self.regularisation.dropout
         if self.pre_norm:
-            x = x + self.attention(self.layer_norm(x), mask, bias, sizes)
+            x = x + self.drop(self.attention(self.layer_norm(x), mask, bias, sizes), rate)
             return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.attention(x, mask, bias, sizes))
+        x = self.layer_norm(x + self.drop(self.attention(x, mask, bias, sizes), rate))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 

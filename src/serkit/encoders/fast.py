@@ -246,6 +246,8 @@ def obstacle(encoder: Wav2Vec2Encoder, waveforms: Tensor) -> str | None:
         return "it is compiled or exported"
     if torch.is_grad_enabled():
         return "gradients are on"
+    if encoder.training and encoder.regularisation.switched_on():
+        return "it is regularised in training"
     if encoder.packed:
         return "packed was asked for"
     weight = encoder.feature_projection.projection.weight

@@ -7,18 +7,20 @@ padding changes nothing: the first normalisation counts real frames only, and no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.blocks import Attention, FrontEnd, PositionStack, Projection, Transformer, Wav2Vec2Config
 from serkit.encoders.fast import FastEncoder, obstacle
 from serkit.encoders.front import frame_mask
 from serkit.encoders.gemm import check_precision
+from serkit.encoders.regularise import SWITCHES, Regularisation
 from serkit.encoders.weights import Checkpoint, encoder_state, load_checkpoint
 from serkit.errors import InputError
 
@@ -40,6 +42,9 @@ class Wav2Vec2Encoder(Encoder):
     """
 
     attention: type[Attention] = Attention
+    spared: int = 0
+    """How many of the first blocks layer drop never skips."""
+    training_only = ("masked_spec_embed",)
 
     def __init__(
         self,
@@ -66,6 +71,13 @@ class Wav2Vec2Encoder(Encoder):
         self.feature_projection = Projection(config)
         depth = max(layer for layer in (*self.kept, 0) if layer != "input")
         self.encoder = Transformer(config, int(depth), self.attention) if set(self.kept) != {0} else None
+        self.possible = frozenset(SWITCHES)
+        if not depth:  # no blocks
+            self.possible -= {"attention_dropout", "activation_dropout", "layer_drop"}
+        if self.encoder is None:
+            self.possible -= {"dropout"}
+        self.masked_spec_embed: nn.Parameter | None = None
+        self.mask_vector: Tensor | None = None
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
@@ -86,7 +98,7 @@ class Wav2Vec2Encoder(Encoder):
         frames = self.frame_lengths(lengths)
         x = self.front_end(waveforms, lengths, padded)
         mask = frame_mask(frames, x.shape[1]) if padded else None
-        states = self.transform(self.project(x), mask)
+        states = self.transform(self.hide(self.project(x), frames), mask)
         return FrameFeatures(torch.stack(states, 1), frames, self.frame_rate)
 
     def encode_each(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
@@ -117,6 +129,37 @@ class Wav2Vec2Encoder(Encoder):
         """Return layer 0 ``(..., D)`` of front-end frames ``x (..., C)``."""
         return self.feature_projection(x)
 
+    def hide(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Mask layer 0 ``x (B, T, D)``, of which ``frames (B,)`` are real: SpecAugment, in training when asked for.
+
+        Masked frames become the learned vector that the model was pretrained with, masked features zero.
+        """
+        time = self.time_mask(frames, x.shape[1])
+        if time is not None:
+            assert self.masked_spec_embed is not None
+            x = torch.where(time[:, :, None], self.masked_spec_embed.to(x.dtype), x)
+        features = self.feature_mask(len(x), x.shape[2], x.device)
+        return x if features is None else x.masked_fill(features[:, None, :], 0.0)
+
+    def regularise(self, settings: Regularisation) -> None:
+        super().regularise(settings)
+        if settings.mask_time > 0 and self.masked_spec_embed is None:
+            weight = self.feature_projection.projection.weight
+            vector = torch.rand(self.dim) if self.mask_vector is None else self.mask_vector.clone()
+            self.masked_spec_embed = nn.Parameter(vector.to(weight))
+        elif settings.mask_time == 0 and self.masked_spec_embed is not None:
+            self.mask_vector, self.masked_spec_embed = self.masked_spec_embed.detach(), None
+
+    def depth(self, name: str) -> int:
+        block = re.match(r"encoder\.layers\.(\d+)\.", name)
+        if block:
+            return 2 + int(block[1])
+        if name.startswith("feature_extractor."):
+            return 0
+        if self.encoder is not None and self.config.pre_norm and name.startswith("encoder.layer_norm."):
+            return 1 + len(self.encoder.layers)
+        return 1
+
     def transform(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return the kept layers ``(B, T, D)`` that follow from layer 0 ``x``, zero where ``mask (B, T)`` is False."""
         states: dict[int | str, Tensor] = {0: x}
@@ -134,7 +177,8 @@ class Wav2Vec2Encoder(Encoder):
         for layer in embed.layers if isinstance(embed, PositionStack) else [embed]:
             positions = layer((positions if mask is None else positions * mask).transpose(1, 2)).transpose(1, 2)
         x = x + positions
-        return x if self.config.pre_norm or self.encoder.layer_norm is None else self.encoder.layer_norm(x)
+        x = x if self.config.pre_norm or self.encoder.layer_norm is None else self.encoder.layer_norm(x)
+        return self.drop(x, self.regularisation.dropout)
 
     def position_bias(self, size: int) -> Tensor | None:
         """Return a bias ``(heads, size, size)`` of the attention scores that depends on positions, None here."""
@@ -147,7 +191,7 @@ class Wav2Vec2Encoder(Encoder):
         assert self.encoder is not None
         states: dict[int | str, Tensor] = {}
         for number, block in enumerate(self.encoder.layers, 1):
-            x = states[number] = block(x, mask, bias, sizes)
+            x = states[number] = self.run_block(block, x, mask, bias, sizes, droppable=number > self.spared)
         if self.config.pre_norm and self.encoder.layer_norm is not None:
             states[self.config.blocks] = self.encoder.layer_norm(x)
         return states
@@ -166,6 +210,8 @@ class Wav2Vec2Encoder(Encoder):
             return packed.new_zeros(*mask.shape, packed.shape[1]).masked_scatter(mask[:, :, None], packed)
 
         x = self.project(x[mask])
+        if self.training and self.regularisation.switched_on():
+            x = self.hide(unpack(x), frames)[mask]
         states: dict[int | str, Tensor] = {0: x}
         if self.encoder is not None:
             x = states["input"] = self.position(unpack(x), mask)[mask]
@@ -262,6 +308,8 @@ def build(
         built = encoder(name, config, layers, packed, precision)
     state = encoder_state(checkpoint, ANCHOR, expected)
     built.load_state_dict({key: state[key] for key in built.state_dict()}, assign=True)
+    vectors = [value for key, value in checkpoint.state.items() if key.endswith("masked_spec_embed")]
+    built.mask_vector = vectors[0].detach().float().flatten() if vectors else None
     return built.eval()
 
 

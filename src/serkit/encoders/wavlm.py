@@ -57,6 +57,7 @@ class WavLMEncoder(Wav2Vec2Encoder):
     """
 
     attention = GatedAttention
+    spared = 1  # as in the reference, whose first block computes the bias of all
 
     def position_bias(self, size: int) -> Tensor | None:
         assert self.encoder is not None

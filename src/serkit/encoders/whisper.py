@@ -6,6 +6,7 @@ Own module, equal to the reference implementation, with three differences that m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
 from serkit.encoders.front import frame_mask
+from serkit.encoders.regularise import SWITCHES, Regularised
 from serkit.encoders.spectrogram import PowerSpectrum, mel_filters
 from serkit.encoders.weights import load_weights
 from serkit.errors import InputError
@@ -56,7 +58,7 @@ class LogMel(nn.Module):
         return (scaled * mask).transpose(1, 2)
 
 
-class Attention(nn.Module):
+class Attention(Regularised):
     """Multi-head self-attention with the key names of the published checkpoints."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -70,11 +72,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         split = (x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads)
         q, k, v = (proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        dropout = self.acting(self.regularisation.attention_dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
-class Block(nn.Module):
+class Block(Regularised):
     """One pre-norm transformer block."""
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -86,8 +89,10 @@ class Block(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        chosen = self.regularisation
+        x = x + self.drop(self.self_attn(self.self_attn_layer_norm(x), mask), chosen.dropout)
+        inner = self.drop(F.gelu(self.fc1(self.final_layer_norm(x))), chosen.activation_dropout)
+        return x + self.drop(self.fc2(inner), chosen.dropout)
 
 
 class WhisperEncoder(Encoder):
@@ -99,6 +104,7 @@ class WhisperEncoder(Encoder):
 
     hop = 2 * HOP
     min_samples = N_FFT
+    possible = frozenset(SWITCHES) - {"projection_dropout"}
 
     def __init__(self, name: str, config: WhisperConfig) -> None:
         super().__init__()
@@ -115,22 +121,37 @@ class WhisperEncoder(Encoder):
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         return (lengths // HOP + 1) // 2
 
+    def depth(self, name: str) -> int:
+        block = re.match(r"layers\.(\d+)\.", name)
+        if block:
+            return 2 + int(block[1])
+        return 1 + len(self.layers) if name.startswith("layer_norm.") else 0
+
+    def hide(self, mels: Tensor, mel_lengths: Tensor) -> Tensor:
+        """Set spans of frames and bands of ``mels (B, mels, T)`` to zero: SpecAugment, in training when asked for."""
+        time = self.time_mask(mel_lengths, mels.shape[2])
+        if time is not None:
+            mels = mels.masked_fill(time[:, None, :], 0.0)
+        bands = self.feature_mask(len(mels), mels.shape[1], mels.device)
+        return mels if bands is None else mels.masked_fill(bands[:, :, None], 0.0)
+
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
         mels = self.log_mel(waveforms, lengths)
         return self.encode_mels(mels, lengths // HOP)
 
     def encode_mels(self, mels: Tensor, mel_lengths: Tensor) -> FrameFeatures:
         """Encode log-mel ``(B, mels, T)`` whose padding is zero; also the entry for spectrogram augmentation."""
+        mels = self.hide(mels, mel_lengths)
         x = F.gelu(self.conv1(mels)) * frame_mask(mel_lengths, mels.shape[2])[:, None, :]
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         lengths = (mel_lengths + 1) // 2
         mask = frame_mask(lengths, x.shape[1])
-        x = x + self.embed_positions.weight[: x.shape[1]]
+        x = self.drop(x + self.embed_positions.weight[: x.shape[1]], self.regularisation.dropout)
         states = [x]
         alone = not torch.compiler.is_compiling() and x.shape[0] == 1 and int(lengths[0]) == x.shape[1]
         attend = None if alone else mask[:, None, None, :]
         for block in self.layers:
-            x = block(x, attend)
+            x = self.run_block(block, x, attend)
             states.append(x)
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(x)
