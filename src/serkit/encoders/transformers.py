@@ -6,16 +6,20 @@ so nothing that these models do to padding can act; for the same reason it is sl
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from serkit.encoders.base import Encoder, EncoderEntry, FrameFeatures, register
+from serkit.encoders.regularise import SWITCHES, Regularisation
 from serkit.encoders.wav2vec2 import unit_variance
 from serkit.errors import InputError, missing_extra
 
@@ -29,9 +33,13 @@ class TransformersEncoder(Encoder):
     The last layer is the model's ``last_hidden_state``, after the final normalisation where the model has one (versions
     before 5 have the same in ``hidden_states``, later ones do not). ``extractor`` turns waveforms into filter bank
     features; None means that the model takes waveforms, of mean 0 and variance 1 if ``normalise``.
+
+    In training it does what :meth:`regularise` was told and not what its configuration says. ``checkpointing`` computes
+    each utterance again as a whole.
     """
 
     hop = 320
+    possible = frozenset(SWITCHES) - {"layer_drop"}  # the model would return fewer hidden states
 
     def __init__(self, model: Any, extractor: Any, normalise: bool, layers: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -46,6 +54,9 @@ class TransformersEncoder(Encoder):
         self.min_samples = 560 if extractor else _receptive_field(config)
         facts = {key: value for key, value in config.to_dict().items() if key != "transformers_version"}
         self.settings = json.dumps([facts, self.kept, normalise], sort_keys=True, default=str)
+        config.apply_spec_augment = False  # it would draw from NumPy's generator
+        set_dropout(model, self.regularisation)
+        model.feature_projection.register_forward_hook(self.hide)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         if self.extractor is not None:
@@ -57,7 +68,11 @@ class TransformersEncoder(Encoder):
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
         frames = self.frame_lengths(lengths)
         size = int(frames.max())
-        states = [self.encode_one(row[:samples]) for row, samples in zip(waveforms, lengths.tolist(), strict=True)]
+        clips = [row[:samples] for row, samples in zip(waveforms, lengths.tolist(), strict=True)]
+        if self.checkpointing and torch.is_grad_enabled():
+            states = [checkpoint(self.encode_one, clip, use_reentrant=False) for clip in clips]
+        else:
+            states = [self.encode_one(clip) for clip in clips]
         padded = [F.pad(state, (0, 0, 0, size - state.shape[1])) for state in states]
         return FrameFeatures(torch.stack(padded), frames, self.frame_rate)
 
@@ -69,6 +84,36 @@ class TransformersEncoder(Encoder):
             states[-1] = output.last_hidden_state
         return torch.cat([states[layer] for layer in self.kept]).float()
 
+    def hide(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Mask frames and features of what a model projects, ``(1, T, D)``, before its blocks: SpecAugment."""
+        x = output[0] if isinstance(output, tuple) else output
+        time = self.time_mask(torch.tensor([x.shape[1]]), x.shape[1])
+        if time is not None:
+            x = torch.where(time.to(x.device)[:, :, None], self.model.masked_spec_embed.to(x.dtype), x)
+        features = self.feature_mask(1, x.shape[2], x.device)
+        if features is not None:
+            x = x.masked_fill(features[:, None, :], 0.0)
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    def regularise(self, settings: Regularisation) -> None:
+        super().regularise(settings)
+        set_dropout(self.model, settings)
+        if settings.mask_time > 0 and not hasattr(self.model, "masked_spec_embed"):
+            vector = torch.rand(self.dim).to(next(self.model.parameters()))
+            self.model.masked_spec_embed = nn.Parameter(vector)
+            self.training_only = ("model.masked_spec_embed",)
+
+    def depth(self, name: str) -> int:
+        config = self.model.config
+        block = re.match(r"model\.encoder\.layers\.(\d+)\.", name)
+        if block:
+            return 2 + int(block[1])
+        if name.startswith("model.feature_extractor."):
+            return 0
+        last = getattr(config, "do_stable_layer_norm", config.model_type == "wav2vec2-conformer")
+        above = ("model.adapter.", "model.intermediate_ffn.", *(["model.encoder.layer_norm."] if last else []))
+        return 1 + config.num_hidden_layers if name.startswith(above) else 1
+
     def inputs(self, waveform: Tensor) -> Tensor:
         """Return what the model takes for one ``waveform (S,)``: samples ``(1, S)`` or features ``(1, T, bands)``."""
         if self.extractor is not None:
@@ -78,6 +123,20 @@ class TransformersEncoder(Encoder):
         if self.normalise:
             return unit_variance(waveform[None], torch.tensor([len(waveform)], device=waveform.device))
         return waveform[None]
+
+
+def set_dropout(model: Any, settings: Regularisation) -> None:
+    """Give every dropout of ``model`` the rate that it has when its configuration is as ``settings``."""
+    config = copy.deepcopy(model.config)
+    config.hidden_dropout = config.conformer_conv_dropout = settings.dropout
+    config.attention_dropout, config.activation_dropout = settings.attention_dropout, settings.activation_dropout
+    config.feat_proj_dropout = settings.projection_dropout
+    with torch.device("meta"):
+        rates = dict(type(model)(config).named_modules())
+    for name, module in model.named_modules():
+        for key in [key for key, value in vars(module).items() if isinstance(value, float)]:
+            if "dropout" in key or (key == "p" and isinstance(module, nn.Dropout)):
+                setattr(module, key, getattr(rates[name], key))
 
 
 def _receptive_field(config: Any) -> int:

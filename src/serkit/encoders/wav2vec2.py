@@ -138,7 +138,7 @@ class Wav2Vec2Encoder(Encoder):
         if time is not None:
             assert self.masked_spec_embed is not None
             x = torch.where(time[:, :, None], self.masked_spec_embed.to(x.dtype), x)
-        features = self.feature_mask(len(x), x.shape[2], x.device)
+        features = self.feature_mask(x.shape[0], x.shape[2], x.device)
         return x if features is None else x.masked_fill(features[:, None, :], 0.0)
 
     def regularise(self, settings: Regularisation) -> None:

@@ -132,7 +132,7 @@ class WhisperEncoder(Encoder):
         time = self.time_mask(mel_lengths, mels.shape[2])
         if time is not None:
             mels = mels.masked_fill(time[:, None, :], 0.0)
-        bands = self.feature_mask(len(mels), mels.shape[1], mels.device)
+        bands = self.feature_mask(mels.shape[0], mels.shape[1], mels.device)
         return mels if bands is None else mels.masked_fill(bands[:, :, None], 0.0)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
