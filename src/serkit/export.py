@@ -30,9 +30,9 @@ from serkit.evaluation.predictions import classes_of, judged_rows, probabilities
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.heads import Batch, Ensemble
 from serkit.progress import Step, no_steps
-from serkit.training.material import encoder_spec, load_data, prepare_material
+from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import fit_fold
+from serkit.training.run import load, store
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""
@@ -58,21 +58,21 @@ def export_run(
     recipe = load_recipe(run / "recipe.toml")
     encoder = encoder_spec(recipe.encoder).create()
     check_exportable(run, recipe, encoder)
-    material = prepare_material(recipe, load_data(recipe), Path(cache), step)
-    recipe = with_usual_epochs(run, recipe)
-    head, _ = fit_fold(recipe, material, material.manifest.ids, (), recipe.seeds[0], None)
+    recipe, manifest = with_usual_epochs(run, recipe), load_data(recipe)
+    material: Any = load(recipe, manifest, store(recipe, manifest, Path(cache), step))
+    model, _ = material.fit(manifest.ids, (), recipe.seeds[0], None)
+    model = material.restore(manifest.ids, material.state(model))
+    encoder, head = (encoder, model) if recipe.finetune is None else (model.encoder.eval(), model.emotion.head)
     section = recipe.encoder
     stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
     graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride)
     temperature = run_temperature(run)
-    rows = material.manifest.table.sample(min(64, len(material.manifest)), seed=0, shuffle=True)
+    rows = manifest.table.sample(min(64, len(manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
     long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
     if not long_enough:
         raise InputError(f"{run}: no recording of {MIN_SECONDS} s or more to compare ONNX with PyTorch on")
-    return write_bundle(
-        output, graph, describe_bundle(recipe, material.manifest, graph, temperature), long_enough, int8
-    )
+    return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, temperature), long_enough, int8)
 
 
 def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:

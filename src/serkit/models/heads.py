@@ -49,7 +49,7 @@ class HeadConfig(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1)
     drop: Literal["channels", "elements"] = "channels"
     drop_last: bool = True
-    init: Literal["default", "glorot"] = "default"
+    init: Literal["default", "glorot", "normal"] = "default"
     statistics: bool = False
     members: int = Field(1, ge=1)
 
@@ -262,12 +262,19 @@ def create_head(config: HeadConfig, shapes: Sequence[Shape], classes: int) -> En
     """Build a head for streams of ``shapes``: layers and width ``(N, D)`` of each."""
     kind = {"pooled": PooledHead, "frames": FrameHead}[config.kind]
     head = Ensemble([kind(config, shapes, classes) for _ in range(config.members)])
-    if config.init == "glorot":
-        for module in head.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+    begin(head, config.init)
     return head
+
+
+def begin(module: nn.Module, init: str) -> None:
+    """Draw the linear maps of ``module`` as ``HeadConfig.init`` says; "default" leaves them as PyTorch drew them."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear) and init != "default":
+            if init == "glorot":
+                nn.init.xavier_uniform_(part.weight)
+            else:
+                nn.init.normal_(part.weight, std=0.02)
+            nn.init.zeros_(part.bias)
 
 
 def layer_weights(head: Ensemble) -> list[list[float]]:

@@ -22,7 +22,7 @@ from serkit.data.protocols import group_of
 from serkit.data.text import WAV2VEC2, CharTokenizer, build_tokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.errors import InputError
-from serkit.models.heads import Batch, Ensemble
+from serkit.models.heads import Batch, Ensemble, begin
 from serkit.models.losses import concordance_loss, reverse_gradient
 
 
@@ -182,11 +182,16 @@ class EmotionTask(Task):
         return torch.stack(each).mean(0)
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
-        probabilities = output.float().log_softmax(-1).mean(0).double().softmax(-1)
-        columns: dict[str, list[Any]] = {
-            "prediction": [self.classes[best] for best in probabilities.argmax(1).tolist()]
-        }
-        return columns | {f"p_{name}": probabilities[:, index].tolist() for index, name in enumerate(self.classes)}
+        return prediction_columns(output.float().log_softmax(-1).mean(0), self.classes)
+
+
+def prediction_columns(scores: Tensor, classes: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the best class and the probability of each class from ``scores (U, C)``."""
+    probabilities = scores.double().softmax(1)
+    best = probabilities.argmax(1).tolist() if len(scores) else []
+    shares = probabilities.T.tolist()
+    columns: dict[str, list[Any]] = {"prediction": [classes[index] for index in best]}
+    return columns | {f"p_{name}": shares[index] for index, name in enumerate(classes)}
 
 
 class CtcTask(Task):
@@ -304,17 +309,8 @@ def create_tasks(
     tasks: list[Task] = [emotion]
     for name in config.beside_emotion():
         tasks.append(_create(name, getattr(config, name), dim, train))
-        if init == "normal":
-            begin_normal(tasks[-1])
+        begin(tasks[-1], init)
     return tasks
-
-
-def begin_normal(module: nn.Module) -> None:
-    """Draw the matrices of ``module`` with deviation 0.02, biases zero, as ``transformers`` begins its heads."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=0.02)
-            nn.init.zeros_(part.bias)
 
 
 def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
@@ -322,7 +318,9 @@ def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
         texts = [text for text in train.table["text"] if text is not None]
         if not texts:
             raise InputError("tasks.ctc: the training part has no text: leave the task out, or fill the text column")
-        return CtcTask(config, dim, WAV2VEC2 if config.vocabulary == "wav2vec2" else build_tokenizer(texts, config.text))
+        return CtcTask(
+            config, dim, WAV2VEC2 if config.vocabulary == "wav2vec2" else build_tokenizer(texts, config.text)
+        )
     if name == "affect":
         for dimension in config.dimensions:
             if train.table[dimension].null_count() == len(train):

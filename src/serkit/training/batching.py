@@ -7,6 +7,7 @@ depend on how many there are.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +47,9 @@ def plan_epoch(
     count = -(-len(order) // batch_size)
     steps = [part.tolist() for part in np.array_split(order, count)]
     if options.bucket > 1:
-        pools = [sum(steps[first : first + options.bucket], []) for first in range(0, count, options.bucket)]
+        pools = [
+            list(itertools.chain(*steps[first : first + options.bucket])) for first in range(0, count, options.bucket)
+        ]
         steps = []
         for pool in pools:
             pool.sort(key=lambda row: seconds[row])

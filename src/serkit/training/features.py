@@ -213,7 +213,7 @@ def fit_standardisation(head: nn.Module, features: FeatureSet) -> None:
             if module.mean.ndim == 3:
                 flat = stream.statistics.flatten(0, 1)
                 module.fit(flat.mean(0), flat.std(0, correction=0))
-            elif stream.copies:
+            else:
                 module.fit(*stream.moments())
 
 

@@ -48,8 +48,6 @@ def finetune(
     ``folder`` holds the checkpoint: a run killed at any moment and called again ends with the weights of one that was
     never interrupted. ``device`` is "cpu" or "cuda".
     """
-    if training.optimizer == "lbfgs":
-        raise InputError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
     accelerator = create_accelerator(device)
     model.to(accelerator.device)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
@@ -182,7 +180,8 @@ def predict(
     pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
     found: list[tuple[list[int], dict[str, list[Any]], dict[str, float]]] = []
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
-        rows, columns, sums = pieces[index], {}, {}
+        rows, sums = pieces[index], {}
+        columns: dict[str, list[Any]] = {}
         with half_precision(options, accelerator.device):
             view = model.view(examples.batch(rows).to(accelerator.device))
             for task in model.each():

@@ -1,4 +1,4 @@
-"""What the folds of a run share: the labelled manifest, and its features from every encoder of the recipe."""
+"""What the folds of a run share when the encoder is frozen: the labelled manifest, and its cached features."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
@@ -16,17 +18,23 @@ from serkit.data.protocols import group_of
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
-from serkit.models.heads import Shape
+from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
+from serkit.models.tasks import prediction_columns
 from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
-from serkit.training.features import FeatureSet, StreamSet, load_stream, normalise_by_speaker
+from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
+from serkit.training.fit import balance_weights, fit, predict
 from serkit.training.recipe import EncoderSection, Recipe
 
 
 @dataclass(frozen=True)
 class Material:
-    """What all folds of a run share: the labelled manifest and its features, row by row."""
+    """The labelled manifest of ``recipe`` and its features, row by row; heads are trained on them and applied to them.
 
+    :class:`~serkit.training.recordings.Recordings` is the counterpart for fine-tuning, with the same methods.
+    """
+
+    recipe: Recipe
     manifest: Manifest
     features: FeatureSet
     fingerprint: str
@@ -39,6 +47,46 @@ class Material:
     @cached_property
     def _row(self) -> dict[str, int]:
         return {id: row for row, id in enumerate(self.features.ids)}
+
+    def fit(
+        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+    ) -> tuple[Ensemble, list[dict[str, Any]]]:
+        """Build a head, train it on ``train_ids`` and return it with its history.
+
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        """
+        rows, training = self.rows(train_ids), self.recipe.training
+        corpora = [str(name) for name in self.manifest.table["corpus"]]
+        targets = self.features.targets[torch.tensor(rows)]
+        weights = balance_weights(targets, [corpora[row] for row in rows], training.balance)
+        train_set = self.features.take(rows, weights=weights)
+        dev_set = self.features.take(self.rows(dev_ids), copies=1) if dev_ids else None
+        torch.manual_seed(seed)
+        head = self._new_head()
+        if self.recipe.features.normalise != "none":
+            fit_standardisation(head, train_set)
+        return head, fit(head, train_set, dev_set, training, seed, folder)
+
+    def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
+        """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
+        head = self._new_head()
+        head.load_state_dict(state)
+        return head
+
+    def state(self, model: Ensemble) -> dict[str, Tensor]:
+        """Return all that is to be kept of a trained head."""
+        return model.state_dict()
+
+    def columns(self, model: Ensemble, ids: Sequence[str]) -> dict[str, list[Any]]:
+        """Return what ``model`` says of utterances, as columns of the predictions table."""
+        return prediction_columns(predict(model, self.features.take(self.rows(ids), 1)), self.recipe.labels.classes)
+
+    def layer_weights(self, model: Ensemble) -> list[list[float]]:
+        """Return what :func:`~serkit.models.heads.layer_weights` does."""
+        return layer_weights(model)
+
+    def _new_head(self) -> Ensemble:
+        return create_head(self.recipe.head, self.shapes, len(self.recipe.labels.classes))
 
 
 def load_data(recipe: Recipe) -> Manifest:
@@ -120,7 +168,7 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
     features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
-    return Material(manifest, features, "+".join(found.folder.name for found in encoded), shapes)
+    return Material(recipe, manifest, features, "+".join(found.folder.name for found in encoded), shapes)
 
 
 def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> StreamSet:

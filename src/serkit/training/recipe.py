@@ -10,14 +10,16 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serkit.data.labels import LabelScheme
 from serkit.errors import InputError, nearest
 from serkit.models.heads import HeadConfig
+from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
+from serkit.training.tuning import FinetuneOptions
 
 SHIPPED = Path(str(resources.files("serkit") / "recipes"))
 
@@ -106,7 +108,10 @@ class FeaturesSection(_Section):
 
 
 class AugmentSection(_Section):
-    """``copies`` augmented copies of every training recording, each through ``chain`` with a seed of its own."""
+    """``copies`` augmented copies of every training recording, each through ``chain`` with a seed of its own.
+
+    Fine-tuning takes no copies: a recording goes through ``chain`` anew every time.
+    """
 
     copies: int = Field(0, ge=0)
     chain: tuple[dict[str, Any], ...] = ()
@@ -115,7 +120,8 @@ class AugmentSection(_Section):
 class Recipe(_Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
-    ``streams`` are further encoders whose frames the head joins to those of ``encoder``.
+    ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
+    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached.
     """
 
     name: str
@@ -128,8 +134,28 @@ class Recipe(_Section):
     features: FeaturesSection = FeaturesSection()
     augment: AugmentSection = AugmentSection()
     head: HeadConfig = HeadConfig()
+    tasks: TasksConfig = TasksConfig()
     training: TrainingOptions = TrainingOptions()
+    finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Recipe:
+        others = self.tasks.beside_emotion()
+        if self.finetune is None:
+            if others or self.tasks.emotion != EmotionConfig():
+                named = ", ".join(others) or "emotion"
+                raise ValueError(f"tasks ({named}) are learned from waveforms: set finetune.freeze=none or encoder")
+            return self
+        if self.streams:
+            raise ValueError("finetune takes one encoder: leave out streams")
+        if self.augment.copies:
+            raise ValueError("augment.copies are for cached features: set it to 0, the chain then acts on the fly")
+        if self.features.normalise == "speaker" or self.features.max_frames is not None:
+            raise ValueError("finetune takes features.normalise none or global, and no features.max_frames")
+        if self.training.optimizer == "lbfgs":
+            raise ValueError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
+        return self
 
     def scheme(self) -> LabelScheme:
         """Return the label scheme."""
@@ -241,6 +267,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = Recipe
         for part in first["loc"][:-1]:
-            model = model.model_fields[part].annotation
+            kind = model.model_fields[part].annotation
+            model = next((each for each in get_args(kind) if each is not type(None)), kind)
         return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields)}"
-    return f"{where}: {first['msg'].lower()}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said.lower()}" if where else said

@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,19 +20,18 @@ from typing import Any
 import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from serkit.cores import count_cores
 from serkit.data.files import replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
-from serkit.models.heads import Ensemble, create_head, layer_weights
+from serkit.processes import distributed, leads, wait_for_all
 from serkit.progress import Step, no_steps
-from serkit.training.features import fit_standardisation
-from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.material import Encoded, Material, encode_all, load_data, load_material
+from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
+from serkit.training.recordings import Recordings
+from serkit.training.waveforms import WaveformStore, store_waveforms
 
 Work = tuple[int, Fold]
 """A seed and a fold: what is trained at a time."""
@@ -49,8 +48,8 @@ def train(
     """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
     There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
-    their number. ``device`` is where the encoders run. Returns the predictions table's path. Raises ``InputError`` when
-    ``folder`` holds a run of another recipe.
+    their number; on a GPU there is one. ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread
+    over processes by ``accelerate launch``: all of them call this, one writes. Returns the predictions table's path. Raises ``InputError`` when ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
     resolved = dump_recipe(recipe)
@@ -63,44 +62,58 @@ def train(
         for seed in recipe.seeds
         for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
     ]
-    encoded = encode_all(recipe, manifest, Path(cache), step, workers, device)
-    material = load_material(recipe, manifest, encoded)
-    (folder / "models").mkdir(parents=True, exist_ok=True)
-    write_text(recorded, resolved)
-    write_json(folder / "provenance.json", _provenance(recipe, material, [fold for _, fold in work]))
-    pending = [(seed, fold) for seed, fold in work if not all(file.exists() for file in _files(folder, fold, seed))]
-    trained = _train_folds(recipe, material, encoded, pending, folder, workers or count_cores())
+    if distributed() and recipe.finetune is None:
+        raise InputError(f"recipe {recipe.name}: heads on cached features train on one process: leave out the launcher")
+    files = [_files(folder, fold, seed) for seed, fold in work]
+    pending = [each for each, pair in zip(work, files, strict=True) if not all(file.exists() for file in pair)]
+    stored = store(recipe, manifest, Path(cache), step, workers, device)
+    material = load(recipe, manifest, stored, device)
+    if leads():
+        (folder / "models").mkdir(parents=True, exist_ok=True)
+        write_text(recorded, resolved)
+        write_json(folder / "provenance.json", _provenance(material, [fold for _, fold in work]))
+    trained = _train_folds(material, stored, pending, folder, 1 if device == "cuda" else workers or count_cores())
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
         step("training folds and seeds", done, len(work))
+    wait_for_all(device)
     with one_thread():
-        parts = [_predict_fold(recipe, material, fold, seed, folder) for seed, fold in work]
+        parts = [_predict_fold(material, fold, seed, folder) for seed, fold in work]
     path = folder / "predictions.parquet"
-    with replace_atomically(path) as part:
-        pl.concat(parts).write_parquet(part)
-    lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
-    write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    if leads():
+        with replace_atomically(path) as part:
+            pl.concat(parts, how="diagonal").write_parquet(part)
+        lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
+        write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
-def fit_fold(
-    recipe: Recipe, material: Material, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
-) -> tuple[Ensemble, list[dict[str, Any]]]:
-    """Build a head and train it on ``train_ids``, watching ``dev_ids`` when there are any."""
-    train_rows = material.rows(train_ids)
-    corpora = [str(name) for name in material.manifest.table["corpus"]]
-    targets = material.features.targets[torch.tensor(train_rows)]
-    weights = balance_weights(targets, [corpora[row] for row in train_rows], recipe.training.balance)
-    train_set = material.features.take(train_rows, weights=weights)
-    dev_set = material.features.take(material.rows(dev_ids), copies=1) if dev_ids else None
-    torch.manual_seed(seed)
-    head = _new_head(recipe, material)
-    if recipe.features.normalise != "none":
-        fit_standardisation(head, train_set)
-    return head, fit(head, train_set, dev_set, recipe.training, seed, folder)
+Stored = list[Encoded] | WaveformStore
+"""Where the features, or for fine-tuning the recordings, of a manifest are; small enough to send to processes."""
 
 
-def _new_head(recipe: Recipe, material: Material) -> Ensemble:
-    return create_head(recipe.head, material.shapes, len(recipe.labels.classes))
+def store(
+    recipe: Recipe,
+    manifest: Manifest,
+    cache: Path,
+    step: Step = no_steps,
+    workers: int | None = None,
+    device: str = "cpu",
+) -> Stored:
+    """Put into ``cache`` what training ``recipe`` needs and is not there yet."""
+    if recipe.finetune is None:
+        return encode_all(recipe, manifest, cache, step, workers, device)
+    encoder = encoder_spec(recipe.encoder).create()
+    if leads():  # the others find it there
+        store_waveforms(manifest, encoder, cache, step, workers)
+    wait_for_all(device)
+    return store_waveforms(manifest, encoder, cache, step, workers)
+
+
+def load(recipe: Recipe, manifest: Manifest, stored: Stored, device: str = "cpu") -> Material | Recordings:
+    """Load what :func:`store` left."""
+    if isinstance(stored, WaveformStore):
+        return Recordings(recipe, manifest, stored, device)
+    return load_material(recipe, manifest, stored)
 
 
 @contextmanager
@@ -115,16 +128,16 @@ def one_thread() -> Iterator[None]:
 
 
 def _train_folds(
-    recipe: Recipe, material: Material, encoded: list[Encoded], pending: list[Work], folder: Path, workers: int
+    material: Material | Recordings, stored: Stored, pending: list[Work], folder: Path, workers: int
 ) -> Iterator[None]:
     """Train what is pending, in processes when there are several, and yield after each."""
-    if min(workers, len(pending)) < 2:
+    if min(workers, len(pending)) < 2 or distributed():
         for seed, fold in pending:
             with one_thread():
-                _train_fold(recipe, material, fold, seed, folder)
+                _train_fold(material, fold, seed, folder)
             yield
         return
-    context, given = multiprocessing.get_context("spawn"), (recipe, material.manifest, encoded)
+    context, given = multiprocessing.get_context("spawn"), (material.recipe, material.manifest, stored)
     with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, given) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
@@ -135,56 +148,48 @@ def _train_folds(
             pool.shutdown(cancel_futures=True)
 
 
-_worker: dict[str, Any] = {}
+_worker: dict[str, Material | Recordings] = {}
 
 
-def _start_worker(recipe: Recipe, manifest: Manifest, encoded: list[Encoded]) -> None:
+def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored) -> None:
     torch.set_num_threads(1)
     # The processes share the pages of the mapped caches.
-    _worker.update(recipe=recipe, material=load_material(recipe, manifest, encoded))
+    _worker["material"] = load(recipe, manifest, stored)
 
 
 def _run_work(seed: int, fold: Fold, folder: Path) -> None:
-    _train_fold(_worker["recipe"], _worker["material"], fold, seed, folder)
+    _train_fold(_worker["material"], fold, seed, folder)
 
 
-def _train_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> None:
+def _train_fold(material: Any, fold: Fold, seed: int, folder: Path) -> None:
     weights_file, history_file = _files(folder, fold, seed)
     work = folder / "checkpoints" / weights_file.stem
-    head, history = fit_fold(recipe, material, fold.train, fold.dev, seed, work)
-    history[-1]["layer_weights"] = layer_weights(head)
+    model, history = material.fit(fold.train, fold.dev, seed, work)
+    if not leads():
+        return
+    history[-1]["layer_weights"] = material.layer_weights(model)
     write_json(history_file, [{"seed": seed, "fold": fold.name, **line} for line in history])
     with replace_atomically(weights_file) as part:
-        save_file({key: value.contiguous() for key, value in head.state_dict().items()}, part)
+        save_file({key: value.contiguous() for key, value in material.state(model).items()}, part)
     (work / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def _predict_fold(recipe: Recipe, material: Material, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
-    head = _new_head(recipe, material)
-    head.load_state_dict(load_file(_files(folder, fold, seed)[0]))
-    tables = [_predict_part(recipe, material, head, part, getattr(fold, part), fold, seed) for part in ("dev", "test")]
+def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
+    model = material.restore(fold.train, load_file(_files(folder, fold, seed)[0]))
+    tables = [
+        predictions_table(material.manifest.select(ids), material.columns(model, ids)).with_columns(
+            fold=pl.lit(fold.name), seed=pl.lit(seed, pl.Int64), part=pl.lit(part)
+        )
+        for part, ids in (("dev", fold.dev), ("test", fold.test))
+        if ids
+    ]
     return pl.concat(tables)
 
 
-def _predict_part(
-    recipe: Recipe, material: Material, head: Ensemble, part: str, ids: Sequence[str], fold: Fold, seed: int
-) -> pl.DataFrame:
-    classes = list(recipe.labels.classes)
-    scores = predict(head, material.features.take(material.rows(ids), 1)) if ids else torch.zeros(0, len(classes))
-    return predictions_table(material.manifest.select(ids), scores, classes).with_columns(
-        fold=pl.lit(fold.name), seed=pl.lit(seed, pl.Int64), part=pl.lit(part)
-    )
-
-
-def predictions_table(manifest: Manifest, scores: Tensor, classes: Sequence[str]) -> pl.DataFrame:
-    """Return one row per utterance with truth, prediction and the probability of each class; ``scores (U, C)``."""
-    probabilities = scores.double().softmax(1)
-    best = probabilities.argmax(1).tolist() if len(scores) else []
+def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.DataFrame:
+    """Return one row per utterance: who speaks, the truth, and the ``columns`` that a model gives."""
     table = manifest.table.select("id", "speaker", "gender", "corpus", truth="emotion")
-    return table.with_columns(
-        pl.Series("prediction", [classes[index] for index in best], dtype=pl.String),
-        *(pl.Series(f"p_{name}", probabilities[:, index].numpy()) for index, name in enumerate(classes)),
-    )
+    return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
 def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:
@@ -197,7 +202,8 @@ def _files(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     return folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
 
 
-def _provenance(recipe: Recipe, material: Material, folds: list[Fold]) -> dict[str, Any]:
+def _provenance(material: Material | Recordings, folds: list[Fold]) -> dict[str, Any]:
+    recipe = material.recipe
     packages = ("serkit", "torch", "numpy", "polars", "soundfile", "soxr")
     return {
         "recipe": recipe.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,7 +57,7 @@ def prepare_encoder(encoder: Encoder, options: FinetuneOptions) -> None:
     if options.padding == "original":
         if not hasattr(encoder, "sees_padding"):
             raise InputError(f'finetune.padding: {encoder.name} never sees padding: leave it "masked"')
-        encoder.sees_padding = True
+        encoder.sees_padding = True  # type: ignore[assignment]
     frozen = _frozen_depth(encoder, options.freeze)
     for name, weight in encoder.named_parameters():
         weight.requires_grad_(encoder.depth(name) >= frozen and options.lora is None)
@@ -91,21 +91,30 @@ def _add_lora(encoder: Encoder, options: LoraOptions, frozen: int) -> None:
         raise InputError(
             f"finetune.lora.targets: {encoder.name} has no such linear layers: choose of {', '.join(sorted(linear))}"
         )
-    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=names)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=names,
+    )
     inject_adapter_in_model(config, encoder)
 
 
 def merge_lora(encoder: nn.Module) -> None:
     """Add what LoRA learned to the weights themselves, in place; without LoRA nothing happens."""
-    for module in list(encoder.modules()):
-        for name, child in module.named_children():
-            if type(child).__module__.startswith("peft."):
-                child.merge()
-                setattr(module, name, child.get_base_layer())
+    adapted: list[tuple[nn.Module, str, Any]] = [
+        (module, name, child)
+        for module in encoder.modules()
+        for name, child in module.named_children()
+        if type(child).__module__.startswith("peft.tuners.lora.layer")
+    ]
+    for module, name, child in adapted:
+        child.merge()
+        setattr(module, name, child.get_base_layer())
 
 
 def trained_names(model: Model) -> set[str]:
-    """Return the names in ``model.state_dict()`` that training changes: heads, and what of the encoder is not frozen."""
+    """Return the names in ``model.state_dict()`` that training changes: heads, and the encoder where not frozen."""
     learned = {name for name, weight in model.named_parameters() if weight.requires_grad}
     return learned | {name for name in model.state_dict() if not name.startswith("encoder.")}
 
@@ -139,9 +148,7 @@ def parameter_groups(model: Model, options: FinetuneOptions, lr: float, weight_d
             inner = name.removeprefix("encoder.")
             rate = lr if inner == name else options.lr * options.layer_decay ** (top - model.encoder.depth(inner))
             groups.setdefault((rate, weight_decay if weight.ndim > 1 else 0.0), []).append(weight)
-    return [
-        {"params": part, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), part in groups.items()
-    ]
+    return [{"params": part, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), part in groups.items()]
 
 
 def half_precision(options: FinetuneOptions, device: torch.device) -> torch.autocast:
