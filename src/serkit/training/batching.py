@@ -47,12 +47,10 @@ def plan_epoch(
     count = -(-len(order) // batch_size)
     steps = [part.tolist() for part in np.array_split(order, count)]
     if options.bucket > 1:
-        pools = [
-            list(itertools.chain(*steps[first : first + options.bucket])) for first in range(0, count, options.bucket)
-        ]
+        pools = [steps[first : first + options.bucket] for first in range(0, count, options.bucket)]
         steps = []
-        for pool in pools:
-            pool.sort(key=lambda row: seconds[row])
+        for pooled in pools:
+            pool = sorted(itertools.chain(*pooled), key=lambda row: seconds[row])
             steps += [part.tolist() for part in np.array_split(pool, -(-len(pool) // batch_size))]
         steps = [steps[index] for index in rng.permutation(len(steps))]
     return [[step] if whole else cut_step(step, seconds, options) for step in steps]
