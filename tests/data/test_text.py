@@ -220,9 +220,7 @@ def test_no_text_makes_no_vocabulary(texts):
         build_tokenizer(texts)
 
 
-@pytest.mark.parametrize(
-    "symbols", [("<pad>", "A"), ("|", "A"), ("<pad>", "|", "A", "A"), ("<pad>", "|", "")], ids=str
-)
+@pytest.mark.parametrize("symbols", [("<pad>", "A"), ("|", "A"), ("<pad>", "|", "A", "A"), ("<pad>", "|", "")], ids=str)
 def test_a_vocabulary_without_blank_or_delimiter_or_with_doubles_is_refused(symbols):
     with pytest.raises(InputError, match="vocabulary: "):
         CharTokenizer(symbols)
