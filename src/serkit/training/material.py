@@ -46,8 +46,8 @@ class Material:
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
     data = recipe.data
-    if sum(map(bool, (data.manifest, data.parts, data.corpora))) > 1:
-        raise InputError(f"recipe {recipe.name}: set one of data.manifest, data.parts and data.corpora")
+    if data.manifest and data.parts:
+        raise InputError(f"recipe {recipe.name}: sets both data.manifest and data.parts: leave one out")
     if data.manifest:
         manifest = _read_manifest(recipe, data.manifest)
     elif data.parts:
@@ -87,11 +87,11 @@ def _read_parts(recipe: Recipe) -> Manifest:
     parts = {part: _read_manifest(recipe, path) for part, path in recipe.data.parts.items()}
     for one, other in combinations(parts, 2):
         for what, columns in (("utterance", ["id"]), ("recording", ["audio", "start", "end"])):
-            both = parts[one].table.join(parts[other].table, columns, "semi", nulls_equal=True)
-            if len(both):
+            both = set(parts[one].table.select(columns).rows()) & set(parts[other].table.select(columns).rows())
+            if both:
                 raise InputError(
-                    f"recipe {recipe.name}: {what} {both[columns[0]][0]!r} is in data.parts.{one} and "
-                    f"data.parts.{other} ({len(both)} are): what is tested must not be trained on"
+                    f"recipe {recipe.name}: {what} {min(both, key=str)[0]!r} is in data.parts.{one} and "
+                    f"data.parts.{other} ({len(both)} are): no utterance may be in two parts"
                 )
     return Manifest.concat(Manifest(manifest.table.with_columns(part=pl.lit(part))) for part, manifest in parts.items())
 
