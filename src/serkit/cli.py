@@ -292,6 +292,7 @@ def extract(
     trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
+    root: Root = None,
 ) -> None:
     """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
     from serkit.data.manifest import Manifest
@@ -300,7 +301,7 @@ def extract(
 
     if granularity not in ("utterance", "frame"):
         raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
-    jobs = list_jobs(Manifest.read(manifest))
+    jobs = list_jobs(Manifest.read(manifest, root))
     spec = EncoderSpec(encoder, {**parse_options(options or []), "level": level, "trim": trim})
     frames = granularity == "frame"
     with show_steps() as step:
