@@ -323,6 +323,28 @@ def test_prepare_writes_nothing_when_a_recording_is_damaged(serkit, corpus, tmp_
     assert not (tmp_path / "m.csv").exists()
 
 
+def test_split_writes_the_parts_of_every_fold(serkit, corpus, tmp_path):
+    serkit("prepare", "emodb", corpus, "-o", tmp_path / "m.parquet")
+    folds = tmp_path / "folds"
+    done = serkit("split", tmp_path / "m.parquet", "dev=0", "--protocol", "leave-one-speaker-out", "-o", folds)
+    assert (done.code, done.err) == (0, "")
+    shown = [f"{folds}/{speaker}.{part}.parquet" for speaker in SPEAKERS for part in ("train", "test")]
+    assert done.out.splitlines() == [*shown, "protocol leave-one-speaker-out: 3 folds, speakers shared: 0"]
+    assert set(pl.read_parquet(folds / "08.test.parquet")["speaker"]) == {"08"}
+    assert set(pl.read_parquet(folds / "08.train.parquet")["speaker"]) == {"03", "09"}
+
+
+def test_split_and_check_read_the_published_csv_with_a_root(serkit, corpus, tmp_path):
+    serkit("prepare", "emodb", corpus, "-o", tmp_path / "m.parquet")
+    options = ["group=none", "k=3", "dev=0", "--protocol", "group-k-fold"]
+    assert serkit("split", tmp_path / "m.parquet", *options, "--format", "cai", "-o", tmp_path / "out").code == 0
+    path = tmp_path / "out" / "emodb_fold_1.test.csv"
+    assert path.read_text().startswith("file,emotion,text\n/path_to_wavs/")
+    assert serkit("check", path).code == 2
+    result = serkit("check", path, "--root", corpus)
+    assert (result.code, result.err) == (0, "")
+
+
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
 def test_extract_writes_one_file_per_utterance(serkit, corpus, weights, tmp_path, monkeypatch, granularity):
     serkit("prepare", "emodb", corpus, "-o", tmp_path / "m.parquet")
@@ -356,6 +378,7 @@ def test_extract_writes_one_file_per_utterance(serkit, corpus, weights, tmp_path
         (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--device", "cuda"], "PyTorch finds no such device here"),
         (["extract", "{tmp}/good.csv", "-o", "{tmp}/o", "--encoder", "wisper"], "did you mean 'whisper'?"),
         (["extract", "{tmp}/lost.csv", "-o", "{tmp}/o"], "lost.wav: cannot be read"),
+        (["split", "{tmp}/good.csv", "k=1", "--protocol", "part", "-o", "{tmp}/o"], "no option 'k'"),
         (["train", "emodb/lose"], "no recipe named 'emodb/lose': did you mean 'emodb/loso'?"),
         (["train", "emodb/loso"], "set data.root=DIR"),
         (["train", "emodb/loso", "training.lrr=1"], "unknown key 'training.lrr'"),

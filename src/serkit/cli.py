@@ -53,6 +53,18 @@ class System(StrEnum):
     pepino = "pepino"
 
 
+class FoldFormat(StrEnum):
+    """How ``serkit split`` writes manifests; cai is the CSV ``file,emotion,text``."""
+
+    parquet = "parquet"
+    csv = "csv"
+    jsonl = "jsonl"
+    cai = "cai"
+
+
+Root = Annotated[Path | None, typer.Option(help="folder of the recordings, where the manifest does not say")]
+
+
 def main() -> None:
     """Run the command line; known errors become one line and an exit status."""
     try:
@@ -217,12 +229,13 @@ def check(
     manifest: Annotated[Path, typer.Argument(help="manifest to judge")],
     protocol: Annotated[str | None, typer.Option(help="also split it and look for leaks")] = None,
     audio: Annotated[bool, typer.Option(help="decode every recording instead of reading headers")] = False,
+    root: Root = None,
 ) -> None:
     """Count, and look for missing or corrupt files, duplicates and leaks."""
     from serkit.data.manifest import Manifest
     from serkit.data.protocols import create_folds, stamp
 
-    table = Manifest.read(manifest)
+    table = Manifest.read(manifest, root)
     facts = table.describe()
     typer.echo(
         "{utterances} utterances, {hours:.2f} h, {speakers} speakers, fingerprint {fingerprint}".format_map(facts)
@@ -243,6 +256,30 @@ def check(
 
 
 @app.command()
+def split(
+    manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
+    protocol: Annotated[str, typer.Option(help="see: serkit list protocols")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for FOLD.PART.FORMAT")],
+    options: Annotated[list[str] | None, typer.Argument(help="the protocol's own, such as dev=0 seed=1")] = None,
+    format: Annotated[FoldFormat, typer.Option(help="cai: file,emotion,text as IEMOCAP is published with")] = (
+        FoldFormat.parquet
+    ),
+    root: Root = None,
+) -> None:
+    """Write the parts of every fold of a protocol as manifests."""
+    from serkit.data.folds import write_folds
+    from serkit.data.manifest import Manifest
+    from serkit.data.protocols import create_folds, stamp
+    from serkit.training.recipe import parse_options
+
+    table = Manifest.read(manifest, root)
+    folds = create_folds(table, protocol, **parse_options(options or []))
+    for path in write_folds(table, folds, output, format.value):
+        typer.echo(path)
+    typer.echo(f"protocol {protocol}: {len(folds)} folds, {stamp(folds)}")
+
+
+@app.command()
 def extract(
     manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
@@ -255,6 +292,7 @@ def extract(
     trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
+    root: Root = None,
 ) -> None:
     """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
     from serkit.data.manifest import Manifest
@@ -263,7 +301,7 @@ def extract(
 
     if granularity not in ("utterance", "frame"):
         raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
-    jobs = list_jobs(Manifest.read(manifest))
+    jobs = list_jobs(Manifest.read(manifest, root))
     spec = EncoderSpec(encoder, {**parse_options(options or []), "level": level, "trim": trim})
     frames = granularity == "frame"
     with show_steps() as step:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 
+import polars as pl
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from serkit.data.corpora.iemocap import read_name
+from serkit.data.folds import write_folds
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import PROTOCOLS, Fold, create_folds, group_of, hold_out_dev, stamp
 from serkit.data.published import PUBLISHED
 from serkit.errors import InputError
+from serkit.evaluation.page import shared_speakers
 
 GROUPS = {"a1": "a", "a2": "a", "b1": "b", "b2": "b", "c1": "c", "c2": "c"}
 BUILT_IN = ("leave-one-speaker-out", "leave-one-session-out", "leave-one-corpus-out", "group-k-fold")
@@ -521,3 +526,174 @@ def test_random_folds_test_every_utterance_once_and_say_that_speakers_are_shared
 def test_random_folds_need_a_training_a_dev_and_a_test_fold():
     with pytest.raises(InputError, match="k is 2, it is 3 to the number of utterances"):
         create_folds(manifest_of("ab"), "random-k-fold", k=2)
+
+
+# Groups that nobody knows
+
+
+def without_speakers(parts=("train", "train", "train", "dev", "test", "test")):
+    return Manifest.from_rows(
+        {"id": f"u{n}", "audio": f"{n}.wav", "emotion": "ab"[n % 2], "part": part} for n, part in enumerate(parts)
+    )
+
+
+def test_parts_without_speakers_are_split_and_the_stamp_claims_nothing():
+    (fold,) = create_folds(without_speakers(), "part", group="none")
+    assert (fold.train, fold.dev, fold.test) == (("u0", "u1", "u2"), ("u3",), ("u4", "u5"))
+    assert fold.shared is None
+    assert stamp([fold]) == "speakers unknown"
+    assert shared_speakers(stamp([fold])) is None
+
+
+@pytest.mark.parametrize(("protocol", "k"), [("group-k-fold", 2), ("random-k-fold", 3)])
+def test_folds_by_chance_need_no_speakers(protocol, k):
+    folds = create_folds(without_speakers(), protocol, k=k, group="none", dev=0)
+    assert sorted(id for fold in folds for id in fold.test) == [f"u{n}" for n in range(6)]
+    assert stamp(folds) == "speakers unknown"
+
+
+def test_without_speakers_the_remedy_is_named():
+    with pytest.raises(InputError, match='has no speaker \\(6 lack it\\): name it, or .* group="none"'):
+        create_folds(without_speakers(), "part")
+
+
+def test_an_utterance_in_two_parts_is_refused_without_speakers_too():
+    table = without_speakers().table
+    with pytest.raises(InputError, match="the id 'u0' stands more than once"):
+        create_folds(Manifest(table.vstack(table.head(1))), "part", group="none")
+
+
+# Cai et al. 2021
+
+TESTED = {"01F": 507, "01M": 578, "02F": 505, "02M": 518, "03F": 536,
+          "03M": 615, "04F": 553, "04M": 478, "05F": 644, "05M": 597}  # fmt: skip
+TALKERS = {"01F": 528, "01M": 557, "02F": 481, "02M": 542, "03F": 522,
+           "03M": 629, "04F": 528, "04M": 503, "05F": 590, "05M": 651}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def iemocap(reference_file):
+    """The 5531 utterances, by their published names alone, and the fold that the paper tests each in."""
+    with reference_file("cai/iemocap_folds_labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    made = [
+        {
+            "id": row["utterance_id"],
+            "audio": f"{row['utterance_id']}.wav",
+            "corpus": "iemocap",
+            **read_name(row["utterance_id"]),
+            "emotion": row["emotion_code"],
+        }
+        for row in rows
+    ]
+    for row, known in zip(made, rows, strict=True):
+        found = (row["speaker"], row["recording"], row["scenario"])
+        assert found == (known["talker"], known["recording"], known["scenario"])
+    return Manifest.from_rows(made), {row["utterance_id"]: row["fold"] for row in rows}
+
+
+def test_recording10_is_the_papers_folds_and_says_that_talkers_are_shared(iemocap):
+    manifest, published = iemocap
+    folds = create_folds(manifest, "recording10", dev=0)
+    assert {fold.name: len(fold.test) for fold in folds} == TESTED
+    for fold in folds:
+        assert {published[id] for id in fold.test} == {fold.name}
+        assert sorted(fold.train + fold.test) == sorted(manifest.ids)
+        talkers = {f"{fold.name[:2]}F", f"{fold.name[:2]}M"}
+        assert {fold.groups[id] for id in fold.test} == talkers
+        assert talkers <= {fold.groups[id] for id in fold.train}
+        assert fold.shared == 2
+    codes = dict(manifest.table.select("id", "emotion").iter_rows())
+    assert Counter(codes[id] for fold in folds for id in fold.test) == {"e0": 1708, "e1": 1636, "e2": 1103, "e3": 1084}
+    assert stamp(folds) == "speakers shared: 2 (the talkers of a test fold are also in training)"
+    assert shared_speakers(stamp(folds)) == 2
+
+
+def test_talker10_and_session5_share_nobody(iemocap):
+    manifest, _ = iemocap
+    talkers, sessions = (create_folds(manifest, name, dev=0) for name in ("talker10", "session5"))
+    assert {fold.name: len(fold.test) for fold in talkers} == TALKERS
+    assert speakers_tested(talkers) == {name: {name} for name in TALKERS}
+    assert speakers_tested(sessions) == {str(number): {f"0{number}F", f"0{number}M"} for number in range(1, 6)}
+    for folds in (talkers, sessions):
+        assert sorted(id for fold in folds for id in fold.test) == sorted(manifest.ids)
+        assert stamp(folds) == "speakers shared: 0"
+
+
+@pytest.mark.parametrize("column", ["speaker", "recording"])
+def test_speaker50_tests_fifty_of_each_and_keeps_the_shares_of_classes(iemocap, column):
+    manifest, _ = iemocap
+    (fold,) = create_folds(manifest, "speaker50", column=column, dev=0.1)
+    cells = dict(manifest.table.select("id", column).iter_rows())
+    codes = dict(manifest.table.select("id", "emotion").iter_rows())
+    assert Counter(cells[id] for id in fold.test) == dict.fromkeys(set(cells.values()), 50)
+    assert sorted(fold.train + fold.dev + fold.test) == sorted(manifest.ids)
+    assert {cells[id] for id in fold.train} == {cells[id] for id in fold.dev} == set(cells.values())
+    for name in set(cells.values()):
+        own = [id for id in manifest.ids if cells[id] == name]
+        drawn = Counter(codes[id] for id in fold.test if cells[id] == name)
+        for code, count in Counter(codes[id] for id in own).items():
+            assert abs(drawn[code] - 50 * count / len(own)) < 1
+    assert stamp([fold]) == "speakers shared: 10 (every test speaker is also in training, as naming speakers needs)"
+
+
+@given(shuffle=st.randoms(), count=st.integers(1, 5), seed=st.integers(0, 3))
+def test_speaker50_depends_on_its_seed_and_not_on_rows_or_dev(shuffle, count, seed):
+    manifest = manifest_of("abc", utterances=6)
+    ids = list(manifest.ids)
+    shuffle.shuffle(ids)
+    options = {"per_speaker": count, "seed": seed}
+    first, second = (create_folds(each, "speaker50", **options) for each in (manifest, manifest.select(ids)))
+    assert as_sets(first) == as_sets(second)
+    assert first[0].test == create_folds(manifest, "speaker50", **options, dev=0)[0].test
+    assert Counter(id.split("-")[1] for id in first[0].test) == dict.fromkeys("abc", count)
+
+
+def test_the_seed_changes_what_speaker50_tests():
+    manifest = manifest_of("abc", utterances=20)
+    tests = {create_folds(manifest, "speaker50", per_speaker=5, seed=seed)[0].test for seed in range(5)}
+    assert len(tests) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "speaker 'a' has 3 utterances, which leaves none to train on: make per_speaker \\(50\\) smaller"),
+        ({"per_speaker": 3}, "leaves none to train on"),
+        ({"per_speaker": 0}, "per_speaker is a whole number from 1, got 0"),
+        ({"per_speaker": 1, "column": "recordin"}, "has no column 'recordin'"),
+    ],
+)
+def test_speaker50_refuses_what_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        create_folds(manifest_of("ab"), "speaker50", **options)
+
+
+# Folds as files
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_written_folds_are_read_as_parts(tmp_path, format):
+    manifest = manifest_of(["a/1", "b", "c", "d"])
+    folds = create_folds(manifest, "leave-one-speaker-out")
+    written = write_folds(manifest, folds, tmp_path, format)
+    assert written[0] == tmp_path / f"a-1.train.{format}" and len(written) == 12
+    parts = Manifest.concat(Manifest.read(path) for path in written[:3])
+    (again,) = create_folds(parts, "part")
+    assert as_sets([again])[0][1:] == as_sets(folds)[0][1:]
+
+
+def test_folds_as_the_paper_names_them(tmp_path, iemocap):
+    manifest, published = iemocap
+    small = manifest.select([id for id in manifest.ids if id.endswith("1")])
+    small = Manifest(small.table.with_columns(pl.col("emotion").replace({"e0": "neutral", "e1": "happy"})))
+    write_folds(small, create_folds(small, "recording10", dev=0), tmp_path, "cai")
+    assert len(list(tmp_path.iterdir())) == 20
+    test = Manifest.read(tmp_path / "iemocap_03F.test.csv")
+    assert {published[id] for id in test.ids} == {"03F"}
+    assert (tmp_path / "iemocap_03F.test.csv").read_text().startswith("file,emotion,text\n/path_to_wavs/Ses03F_")
+
+
+def test_an_unknown_format_of_folds_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no format 'cia' of folds: did you mean 'cai'"):
+        write_folds(manifest_of("ab"), [], tmp_path, "cia")

@@ -268,3 +268,12 @@ def test_pepino_is_trained_as_the_paper_says(name):
     assert recipe.encoder.limit == (15 if iemocap and recipe.encoder.name.startswith("wav2vec2") else None)
     assert len(recipe.data.exclude) == len(set(recipe.data.exclude)) == (58 if iemocap else 0)
     assert len(recipe.labels.classes) == (4 if iemocap else 8 if "issa" in name else 7)
+
+
+def test_parts_are_train_dev_and_test_and_replace_those_of_the_base(write):
+    base = MINIMAL.replace('manifest = "m.csv"', 'parts = { train = "a.csv", dev = "b.csv", test = "c.csv" }')
+    write(base, "base.toml")
+    path = write('extends = "base.toml"\n[data]\nparts = { train = "d.csv", test = "e.csv" }\n')
+    assert load_recipe(path).data.parts == {"train": "d.csv", "test": "e.csv"}
+    assert load_recipe(path, ["data.parts.test=f.csv"]).data.parts == {"train": "d.csv", "test": "f.csv"}
+    assert "data.parts.valid" in refusal(path, ["data.parts.valid=f.csv"])

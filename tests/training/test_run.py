@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
+from serkit.evaluation.report import write_report
 from serkit.progress import no_steps
 from serkit.training import run as run_module
 from serkit.training.material import load_data, prepare_material
@@ -288,3 +289,64 @@ def test_two_processes_give_the_bits_of_one(root, tmp_path):
     paths = [train(recipe, tmp_path / str(workers), root / "cache", workers=workers) for workers in (1, 2)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert torch.get_num_threads() == 1
+
+
+# Manifests of one's own
+
+
+@pytest.fixture
+def lists(root, tmp_path):
+    """``lists(train=rows, test=rows)`` writes file,emotion lists of the corpus without folders, and names them."""
+    manifest = load_data(load_recipe(root / "small.toml"))
+    names = [
+        f"/path_to_wavs/{name.rpartition('/')[2]},{label}" for name, label in manifest.table["audio", "emotion"].rows()
+    ]
+
+    def write(**parts):
+        for part, rows in parts.items():
+            (tmp_path / f"{part}.csv").write_text("\n".join(["file,emotion", *names[rows]]) + "\n")
+        files = ", ".join(f"{part} = '{tmp_path}/{part}.csv'" for part in parts)
+        return [f"data.parts={{{files}}}"]
+
+    return write
+
+
+def test_lists_of_recordings_without_speakers_train_and_claim_nothing_about_them(go, lists, tmp_path):
+    parts = lists(train=slice(0, 16), dev=slice(16, 18), test=slice(18, None))
+    path = go(tmp_path / "run", *parts, "protocol={name='part', group='none'}", "seeds=[0]", "training.epochs=1")
+    table = pl.read_parquet(path)
+    assert sorted(table["part"].value_counts().rows()) == [("dev", 2), ("test", 6)]
+    assert table["speaker"].null_count() == table.height
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert facts["stamp"] == "speakers unknown" and facts["folds"][0]["shared"] is None
+    assert write_report(tmp_path / "run")["stamp"] == "speakers unknown"
+
+
+def test_an_utterance_in_two_lists_is_named(root, lists):
+    recipe = load_recipe(root / "small.toml", lists(train=slice(0, 16), test=slice(14, None)))
+    with pytest.raises(InputError, match=r"utterance '.*' is in data.parts.train and data.parts.test \(2 are\)"):
+        load_data(recipe)
+
+
+def test_a_recording_under_two_ids_is_named(root, lists, tmp_path):
+    changes = lists(train=slice(0, 4), test=slice(4, 8))
+    rows = (tmp_path / "train.csv").read_text().splitlines()[1:]
+    for part in ("train", "test"):
+        lines = ["file,emotion,id", *(f"{row},{part}{number}" for number, row in enumerate(rows))]
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"recording '/.*\.wav' is in data.parts.train and data.parts.test \(4 are\)"):
+        load_data(load_recipe(root / "small.toml", changes))
+
+
+def test_a_placeholder_without_root_is_named(root, lists):
+    (parts,) = lists(train=slice(0, 16), test=slice(16, None))
+    with pytest.raises(InputError, match=r"train\.csv says /path_to_wavs: set data\.root=DIR"):
+        load_data(load_recipe(root / "small.toml", [parts, "data.root="]))
+
+
+def test_a_manifest_takes_its_recordings_from_root_and_is_not_set_beside_parts(root, lists, tmp_path):
+    (parts,) = lists(train=slice(0, 24))
+    manifest = load_data(load_recipe(root / "small.toml", [f"data.manifest={tmp_path}/train.csv"]))
+    assert manifest.table["audio"].sort().to_list() == sorted(map(str, root.rglob("*.wav")))
+    with pytest.raises(InputError, match=r"sets both data\.manifest and data\.parts"):
+        load_data(load_recipe(root / "small.toml", [parts, f"data.manifest={tmp_path}/train.csv"]))

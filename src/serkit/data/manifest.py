@@ -15,6 +15,8 @@ import polars as pl
 from serkit.data.audio import is_silent, read_audio, read_info
 from serkit.data.files import replace_atomically
 from serkit.data.labels import LabelScheme
+from serkit.data.published_csv import from_published, is_published
+from serkit.data.recordings import find_recordings
 from serkit.errors import AudioError, InputError
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -95,10 +97,11 @@ class Manifest:
     # Reading and writing
 
     @classmethod
-    def read(cls, path: str | Path) -> Manifest:
-        """Read Parquet, CSV, TSV, JSONL (ours or EmoBox's) or a Kaldi ``wav.scp``, by file name ending.
+    def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
+        """Read Parquet, CSV (ours, or ``file,emotion,text``), TSV, JSONL (ours or EmoBox's) or a Kaldi ``wav.scp``.
 
-        Relative audio paths are taken from the manifest's folder. Raises ``InputError`` naming the file.
+        Relative audio paths are taken from the manifest's folder. With ``root`` the recordings are there instead:
+        under the same relative path, or anywhere below it by file name. Raises ``InputError`` naming the file.
         """
         path = Path(path)
         if not path.is_file():
@@ -112,8 +115,11 @@ class Manifest:
             raise InputError(f"{path}: {error}") from error
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             raise InputError(f"{path}: cannot be read as a manifest: {str(error).splitlines()[0]}") from error
-        root = path.parent.resolve()
-        audio = [str(Path(os.path.normpath(root / name))) if name else name for name in manifest.table["audio"]]
+        if root is None:
+            base = path.parent.resolve()
+            audio = [os.path.normpath(base / name) if name else name for name in manifest.table["audio"]]
+        else:
+            audio = find_recordings(manifest.table["audio"], root, path)
         return cls(manifest.table.with_columns(pl.Series("audio", audio, dtype=pl.String)))
 
     def write(self, path: str | Path) -> None:
@@ -270,7 +276,7 @@ def _read_table(separator: str) -> Callable[[Path], Manifest]:
         table = pl.read_csv(path, separator=separator, infer_schema=False)
         if "votes" in table.columns:
             table = table.with_columns(pl.col("votes").str.split(";").list.filter(pl.element() != ""))
-        return Manifest(table)
+        return Manifest(from_published(table) if is_published(table) else table)
 
     return read
 

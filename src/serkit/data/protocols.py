@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -13,63 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from serkit.data.folds import Fold, group_of, hold_out_dev, stamp
 from serkit.data.manifest import Manifest
 from serkit.data.published import PUBLISHED
 from serkit.errors import InputError, nearest
 
-
-@dataclass(frozen=True)
-class Fold:
-    """Three disjoint lists of utterance ids, and the proof that they share no group.
-
-    ``groups`` maps every id to its speaker (or session, or corpus: see ``group``). Raises ``InputError``
-    when ids overlap, when the training or test part is empty, or when a group of the test part is also in train or dev,
-    unless the protocol says so with ``declares_shared``. ``shared`` counts those groups; ``dev_shared`` counts groups
-    that train and dev have in common, which happens only when the training part has a single speaker.
-    """
-
-    name: str
-    train: tuple[str, ...]
-    dev: tuple[str, ...]
-    test: tuple[str, ...]
-    groups: Mapping[str, str] = field(repr=False)
-    group: str = "speaker"
-    declares_shared: bool = False
-
-    def __post_init__(self) -> None:
-        count = Counter((*self.train, *self.dev, *self.test))
-        twice = [id for id, n in count.items() if n > 1]
-        if twice:
-            raise InputError(f"fold {self.name}: utterance {twice[0]!r} stands in more than one part ({len(twice)} do)")
-        for part in ("train", "test"):
-            if not getattr(self, part):
-                raise InputError(f"fold {self.name}: the {part} part is empty")
-        both = sorted(self._groups(self.train, self.dev) & self._groups(self.test))
-        if both and not self.declares_shared:
-            raise InputError(
-                f"fold {self.name}: {self.group} {both[0]!r} is in training and test "
-                f"({len(both)} of them are): the numbers would not hold for new {self.group}s"
-            )
-
-    def _groups(self, *parts: Sequence[str]) -> set[str]:
-        return {self.groups[id] for part in parts for id in part}
-
-    @property
-    def shared(self) -> int:
-        """Groups that are in the test part and also in train or dev."""
-        return len(self._groups(self.train, self.dev) & self._groups(self.test))
-
-    @property
-    def dev_shared(self) -> int:
-        """Groups that are in both train and dev."""
-        return len(self._groups(self.train) & self._groups(self.dev))
-
-
-def stamp(folds: Iterable[Fold]) -> str:
-    """Return what every number made with ``folds`` carries: ``speakers shared: N``, the largest over the folds."""
-    folds = list(folds)
-    return f"{folds[0].group}s shared: {max(fold.shared for fold in folds)}"
-
+__all__ = ["PROTOCOLS", "Fold", "Protocol", "create_folds", "group_of", "hold_out_dev", "stamp"]
 
 Options = Mapping[str, Any]
 Splitter = Callable[[Manifest, Options], list[Fold]]
@@ -108,54 +57,6 @@ def create_folds(manifest: Manifest, protocol: str, **options: Any) -> list[Fold
     return PROTOCOLS[protocol].create(manifest, **options)
 
 
-# Building blocks
-
-
-def group_of(manifest: Manifest, column: str) -> dict[str, str]:
-    """Map ids to their ``column``; speakers and sessions of different corpora differ even when they are named alike."""
-    if column not in manifest.table.columns:
-        raise InputError(f"manifest: has no column {column!r}{nearest(column, manifest.table.columns)}")
-    columns = [column] if column == "corpus" else ["corpus", column]
-    table = manifest.table.select("id", *columns)
-    missing = table.filter(table[column].is_null())["id"].to_list()
-    if missing:
-        raise InputError(f"manifest: utterance {missing[0]!r} has no {column} ({len(missing)} lack it)")
-    if table["id"].is_duplicated().any():
-        raise InputError(
-            f"manifest: the id {table.filter(table['id'].is_duplicated())['id'][0]!r} stands more than once"
-        )
-    several = table["corpus"].n_unique() > 1
-    return {
-        row["id"]: f"{row['corpus']}/{row[column]}" if several and column != "corpus" else row[column]
-        for row in table.iter_rows(named=True)
-    }
-
-
-def hold_out_dev(
-    ids: Sequence[str],
-    groups: Mapping[str, str],
-    labels: Mapping[str, str | None],
-    share: float,
-    rng: np.random.Generator,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Divide training ``ids`` into train and dev by group; with a single group, by utterance, stratified by label."""
-    if not isinstance(share, int | float) or not 0 <= share < 1:
-        raise InputError(f"protocol: dev is a share in [0, 1), got {share!r}")
-    if share == 0:
-        return tuple(ids), ()
-    names = sorted({groups[id] for id in ids})
-    if len(names) > 1:
-        count = min(len(names) - 1, max(1, round(share * len(names))))
-        chosen = {names[index] for index in rng.permutation(len(names))[:count]}
-        return tuple(id for id in ids if groups[id] not in chosen), tuple(id for id in ids if groups[id] in chosen)
-    dev: set[str] = set()
-    for label in sorted({str(labels[id]) for id in ids}):
-        same = sorted(id for id in ids if str(labels[id]) == label)
-        count = min(len(same) - 1, round(share * len(same)))  # no class may leave the training part
-        dev.update(same[index] for index in rng.permutation(len(same))[:count])
-    return tuple(id for id in ids if id not in dev), tuple(id for id in ids if id in dev)
-
-
 def _with_dev(
     manifest: Manifest, ids: Sequence[str], groups: Mapping[str, str], options: Options, fold: int = 0
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -171,10 +72,12 @@ def _by_test_groups(
     column: str = "speaker",
     group: str = "speaker",
     devs: Mapping[str, tuple[str, ...]] | None = None,
+    shared: str = "",
 ) -> list[Fold]:
     """One fold per entry of ``tests`` (fold name: values of ``column`` that are tested).
 
     The dev part comes from the rest: the values that ``devs`` names for the fold, or groups drawn as ``options`` say.
+    ``shared`` declares that test groups are in training, and why.
     """
     cells, groups = group_of(manifest, column), group_of(manifest, group)
     folds = []
@@ -186,7 +89,7 @@ def _by_test_groups(
         else:
             train = tuple(id for id in rest if cells[id] not in devs[name])
             dev = tuple(id for id in rest if cells[id] in devs[name])
-        folds.append(Fold(name, train, dev, test, groups, group))
+        folds.append(Fold(name, train, dev, test, groups, group, bool(shared), shared))
     return folds
 
 
@@ -259,7 +162,8 @@ def _published(name: str) -> Splitter:
         facts = PUBLISHED[name]
         if facts.dev is None:
             tests = {fold: set(speakers) for fold, speakers in facts.tests.items()}
-            return _by_test_groups(_only(manifest, name), options, tests, facts.column, devs=facts.devs)
+            made = _only(manifest, name), options, tests, facts.column, "speaker", facts.devs, facts.shared
+            return _by_test_groups(*made)
         (test,) = facts.tests.values()
         return _speakers(
             _only(manifest, name), {**options, "test": test, "dev_speakers": facts.dev, "train": facts.train}
@@ -270,7 +174,8 @@ def _published(name: str) -> Splitter:
 
 def _random_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
     """Deal utterances into k folds by chance; the last of the others is the dev part, unless ``dev`` is 0."""
-    groups, k = group_of(manifest, "speaker"), options.get("k", 5)
+    group, k = options.get("group", "speaker"), options.get("k", 5)
+    groups = group_of(manifest, group)
     if not 3 <= k <= len(manifest):
         raise InputError(f"protocol random-k-fold: k is {k}, it is 3 to the number of utterances ({len(manifest)})")
     ids = sorted(manifest.ids)  # so that the folds do not depend on the order of rows
@@ -281,8 +186,47 @@ def _random_k_fold(manifest: Manifest, options: Options) -> list[Fold]:
     for number, test in enumerate(parts):
         others = [part for part in parts if part is not test]
         dev = others.pop() if options["dev"] else ()
-        folds.append(Fold(f"fold_{number + 1}", tuple(chain(*others)), dev, test, groups, declares_shared=True))
+        folds.append(Fold(f"fold_{number + 1}", tuple(chain(*others)), dev, test, groups, group, declares_shared=True))
     return folds
+
+
+def _seen_speakers(manifest: Manifest, options: Options) -> list[Fold]:
+    """Test N utterances of each speaker and train on the others, as a head that names known speakers needs.
+
+    Classes keep their shares (largest remainders); the dev part is taken from every speaker in the same way.
+    """
+    column, count = options.get("column", "speaker"), options.get("per_speaker", 50)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(f"protocol speaker50: per_speaker is a whole number from 1, got {count!r}")
+    cells, speakers = group_of(manifest, column), group_of(manifest, "speaker")
+    labels = {id: str(label) for id, label in manifest.table.select("id", "emotion").iter_rows()}
+    tested: set[str] = set()
+    dev: set[str] = set()
+    for number, name in enumerate(sorted(set(cells.values()))):
+        ids = sorted(id for id in manifest.ids if cells[id] == name)  # not by the order of rows
+        if len(ids) <= count:
+            raise InputError(
+                f"protocol speaker50: {column} {name!r} has {len(ids)} utterances, which leaves none to train on: "
+                f"make per_speaker ({count}) smaller"
+            )
+        chosen = _stratified(ids, labels, count, np.random.default_rng([options["seed"], number]))
+        _, held = _with_dev(manifest, [id for id in ids if id not in chosen], cells, options, number)
+        tested |= chosen
+        dev |= set(held)
+    train = tuple(id for id in manifest.ids if id not in tested | dev)
+    held_out, test = (tuple(id for id in manifest.ids if id in part) for part in (dev, tested))
+    note = "every test speaker is also in training, as naming speakers needs"
+    return [Fold("speakers_seen", train, held_out, test, speakers, declares_shared=True, note=note)]
+
+
+def _stratified(ids: Sequence[str], labels: Mapping[str, str], count: int, rng: np.random.Generator) -> set[str]:
+    """Draw ``count`` of ``ids``, of every label its share, rounded by largest remainders."""
+    of = {label: [id for id in ids if labels[id] == label] for label in sorted({labels[id] for id in ids})}
+    quota = {label: divmod(count * len(same), len(ids)) for label, same in of.items()}
+    left = count - sum(whole for whole, _ in quota.values())
+    raised = set(sorted(quota, key=lambda label: -quota[label][1])[:left])
+    sizes = {label: whole + (label in raised) for label, (whole, _) in quota.items()}
+    return {same[index] for label, same in of.items() for index in rng.permutation(len(same))[: sizes[label]]}
 
 
 def _only(manifest: Manifest, name: str) -> Manifest:
@@ -336,7 +280,10 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("leave-one-session-out", "one fold per session", (), _leave_one_out("session", "speaker")),
         Protocol("leave-one-corpus-out", "one fold per corpus", (), _leave_one_out("corpus", "speaker")),
         Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group"), _group_k_fold),
-        Protocol("random-k-fold", "k folds of utterances by chance: speakers are shared", ("k",), _random_k_fold),
+        Protocol(
+            "random-k-fold", "k folds of utterances by chance: speakers are shared", ("k", "group"), _random_k_fold
+        ),
+        Protocol("speaker50", "50 utterances of each speaker are tested", ("per_speaker", "column"), _seen_speakers),
         Protocol("part", "the manifest's part column", ("group", "declares_shared"), _part),
         Protocol("speakers", "lists of speakers", ("train", "dev_speakers", "test"), _speakers),
         Protocol("emobox-table", "an EmoBox table with fold_ columns, by path", ("path",), _emobox_table),

@@ -11,7 +11,8 @@ class PublishedSplit:
     """The folds of a paper: ``tests`` maps fold names to the tested values of ``column``.
 
     With ``dev`` the paper names its development speakers too (and, in ``train``, its training speakers), with ``devs``
-    what is the dev part of each fold; without, the dev part is drawn from the training speakers.
+    what is the dev part of each fold; without, the dev part is drawn from the training speakers. ``shared`` says, for
+    the stamp, why the test speakers of a paper are also in training; without, such a fold is refused.
     """
 
     corpus: str
@@ -21,11 +22,14 @@ class PublishedSplit:
     dev: tuple[str, ...] | None = None
     train: tuple[str, ...] = ()
     devs: Mapping[str, tuple[str, ...]] | None = None
+    shared: str = ""
 
 
 def _actors(first: int, last: int) -> tuple[str, ...]:
     return tuple(f"{actor:02d}" for actor in range(first, last + 1))
 
+
+IEMOCAP_TEN = tuple(f"0{session}{sex}" for session in range(1, 6) for sex in "FM")
 
 PUBLISHED: dict[str, PublishedSplit] = {
     # Ma et al. 2024, EmoBox, https://arxiv.org/abs/2406.07162
@@ -78,5 +82,18 @@ PUBLISHED: dict[str, PublishedSplit] = {
         {f"fold_{session}": (str(session),) for session in range(1, 6)},
         column="session",
         devs={"fold_1": ("5",), "fold_2": ("5",), "fold_3": ("5",), "fold_4": ("5",), "fold_5": ("4",)},
+    ),
+    # Cai et al. 2021, https://doi.org/10.21437/Interspeech.2021-1852: "leave one speaker out" by the name that a file
+    # begins with, which is who wears the markers. Both talkers of a session are heard in both of its recordings.
+    "recording10": PublishedSplit(
+        "iemocap",
+        "Cai's 10 folds by recording (01F: Ses01F_...): both talkers are shared",
+        {name: (f"Ses{name}",) for name in IEMOCAP_TEN},
+        column="recording",
+        shared="the talkers of a test fold are also in training",
+    ),
+    "talker10": PublishedSplit("iemocap", "10 folds by who talks", {name: (name,) for name in IEMOCAP_TEN}),
+    "session5": PublishedSplit(
+        "iemocap", "5 folds by session", {str(session): (str(session),) for session in range(1, 6)}, column="session"
     ),
 }

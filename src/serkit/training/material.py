@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import group_of
+from serkit.data.recordings import PLACEHOLDER
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
@@ -92,10 +94,16 @@ class Material:
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
     data = recipe.data
+    if data.manifest and data.parts:
+        raise InputError(f"recipe {recipe.name}: sets both data.manifest and data.parts: leave one out")
     if data.manifest:
-        manifest = Manifest.read(data.manifest)
+        manifest = _read_manifest(recipe, data.manifest)
+    elif data.parts:
+        manifest = _read_parts(recipe)
     elif not data.corpora:
-        raise InputError(f"recipe {recipe.name}: says no data: set data.manifest, or data.corpora and data.root")
+        raise InputError(
+            f"recipe {recipe.name}: says no data: set data.manifest, data.parts, or data.corpora and data.root"
+        )
     elif not data.root:
         raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
     else:
@@ -112,6 +120,28 @@ def load_data(recipe: Recipe) -> Manifest:
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
+
+
+def _read_manifest(recipe: Recipe, path: str) -> Manifest:
+    """Read a manifest of the recipe, its recordings below ``data.root`` where that is set."""
+    manifest = Manifest.read(path, recipe.data.root or None)
+    if any(name and name.startswith(f"{PLACEHOLDER}/") for name in manifest.table["audio"]):
+        raise InputError(f"recipe {recipe.name}: {path} says {PLACEHOLDER}: set data.root=DIR, where recordings are")
+    return manifest
+
+
+def _read_parts(recipe: Recipe) -> Manifest:
+    """Stack the manifests of ``data.parts``, each under its part; no id and no recording may be in two of them."""
+    parts = {part: _read_manifest(recipe, path) for part, path in recipe.data.parts.items()}
+    for one, other in combinations(parts, 2):
+        for what, columns in (("utterance", ["id"]), ("recording", ["audio", "start", "end"])):
+            both = set(parts[one].table.select(columns).rows()) & set(parts[other].table.select(columns).rows())
+            if both:
+                raise InputError(
+                    f"recipe {recipe.name}: {what} {min(both, key=str)[0]!r} is in data.parts.{one} and "
+                    f"data.parts.{other} ({len(both)} are): no utterance may be in two parts"
+                )
+    return Manifest.concat(Manifest(manifest.table.with_columns(part=pl.lit(part))) for part, manifest in parts.items())
 
 
 @dataclass(frozen=True)

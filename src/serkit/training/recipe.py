@@ -31,6 +31,8 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Where utterances come from: corpora below ``root`` (name to sub-folder), or a ``manifest`` file.
 
+    ``parts`` names several manifests, each the train, dev or test part of protocol "part". With manifests, ``root`` is
+    the folder that their recordings are in, where that is not what they say themselves.
     ``where`` keeps the rows whose columns have these values, such as ``{channel = "speech"}``; ``exclude`` lists ids
     of utterances that are left out.
     """
@@ -38,6 +40,7 @@ class DataSection(_Section):
     root: str = ""
     corpora: dict[str, str] = {}
     manifest: str = ""
+    parts: dict[Literal["train", "dev", "test"], str] = {}
     where: dict[str, str] = {}
     exclude: tuple[str, ...] = ()
 
@@ -212,7 +215,7 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return _merge(merged, tree)
 
 
-REPLACED = {"corpora", "merge", "where", "options"}
+REPLACED = {"corpora", "parts", "merge", "where", "options"}
 """Tables that an extending recipe replaces as a whole instead of adding to."""
 
 

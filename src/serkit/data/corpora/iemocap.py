@@ -74,18 +74,24 @@ def read(root: Path) -> Iterator[dict[str, Any]]:
             raise InputError(
                 f"{path.parent}: no dialog/EmoEvaluation/{id[:5]}*.txt below {root}: session {id[4]} has no labels"
             )
-        recording, session, scenario, talker = match.groups()
-        yield {
-            "id": id,
-            "audio": str(path),
-            "speaker": f"0{session}{talker}",
-            "session": session,
-            "gender": "female" if talker == "F" else "male",
-            "text": texts.get(id),
-            "recording": recording,
-            "scenario": scenario,
-            **annotations.get(id, {}),
-        }
+        yield {"id": id, "audio": str(path), "text": texts.get(id), **_facts(match), **annotations.get(id, {})}
+
+
+def read_name(id: str) -> dict[str, str]:
+    """Return the speaker, session, gender, recording and scenario that an utterance's name tells; empty for others."""
+    match = NAME.fullmatch(id)
+    return _facts(match) if match else {}
+
+
+def _facts(match: re.Match[str]) -> dict[str, str]:
+    recording, session, scenario, talker = match.groups()
+    return {
+        "speaker": f"0{session}{talker}",
+        "session": session,
+        "gender": "female" if talker == "F" else "male",
+        "recording": recording,
+        "scenario": scenario,
+    }
 
 
 def _read_annotations(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
