@@ -16,6 +16,9 @@ from serkit.evaluation.report import FEW_SPEAKERS, read_provenance
 from serkit.evaluation.stats import RESAMPLES, Tally, figures, mean_over, over_seeds, tally_confusions
 from serkit.evaluation.wording import write_words
 
+ROUNDING = 1e-12
+"""Means over seeds in another order differ by this little."""
+
 Numbers = dict[str, Any]
 
 
@@ -54,7 +57,7 @@ def compare_runs(
         "difference": made.value,
         "low": made.low,
         "high": made.high,
-        "below_zero": float((drawn[~np.isnan(drawn)] < 0).mean()),
+        "below_zero": float((drawn[~np.isnan(drawn)] < -ROUNDING).mean()),
         "n": of.n,
         "speakers": of.speakers,
         "method": made.method,
@@ -135,12 +138,13 @@ def _read(folder: Path) -> tuple[pl.DataFrame, Any]:
 
 def format_pair(pair: Mapping[str, Any]) -> str:
     """Return one line on a pair of :func:`compare_folders`: figures, difference with interval, what that shows."""
-    stamps = dict.fromkeys(write_words(stamp, missing="speakers shared: not recorded") for stamp in pair["stamps"])
+    stamps = [write_words(stamp, missing="speakers shared: not recorded") for stamp in pair["stamps"]]
+    stamp = stamps[0] if stamps[0] == stamps[1] else f"{pair['base']} {stamps[0]}, {pair['run']} {stamps[1]}"
     return (
         f"{pair['run']} {pair['b']['value']:.3f}, {pair['base']} {pair['a']['value']:.3f}: "
         f"{pair['metric']} differs by {pair['difference']:+.3f} (95 % interval {pair['low']:+.3f} to "
         f"{pair['high']:+.3f}, {pair['below_zero']:.1%} of resamples below 0), n {pair['n']}, "
-        f"{pair['speakers']} speakers; {' | '.join(stamps)}; {say_difference(pair)}"
+        f"{pair['speakers']} speakers; {stamp}; {say_difference(pair)}"
     )
 
 

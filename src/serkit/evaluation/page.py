@@ -69,10 +69,17 @@ def render_page(report: Mapping[str, Any]) -> str:
         figures={name: _inline(svg) for name, svg in drawn.items()},
         labels=LABELS,
         task_labels=TASK_LABELS,
+        methods=_methods(report["tasks"]),
         expressed=EXPRESSED,
         shared=shared_speakers(report["stamp"]),
         title=_title(report),
     )
+
+
+def _methods(tasks: Mapping[str, Any]) -> list[str]:
+    """Return the methods behind the figures, each once."""
+    figures = [figure for task in tasks.values() for figure in task["metrics"].values()]
+    return list(dict.fromkeys(figure["method"] for figure in figures if figure["value"] is not None))
 
 
 def shared_speakers(stamp: Any) -> int | None:

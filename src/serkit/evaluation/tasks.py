@@ -174,9 +174,10 @@ def _fold_rates(rows: pl.DataFrame, counts: NDArray[np.int64]) -> Numbers:
         each[fold] = {"n": rows.filter(inside)["id"].n_unique(), "wer": wer, "cer": cer}
     mean = {}
     for name in TASKS["text"]:
-        value, sd = over_seeds([made[name] for made in each.values() if made[name] is not None])
-        text = f"mean and sample sd over {len(each)} folds" + (" of the mean over seeds" if several else "")
-        mean[name] = {"value": value, "sd": sd, "n": len(each), "method": text}
+        rates = [made[name] for made in each.values() if made[name] is not None]
+        value, sd = over_seeds(rates)
+        text = f"mean and sample sd over {len(rates)} folds" + (" of the mean over seeds" if several else "")
+        mean[name] = {"value": value, "sd": sd, "n": len(rates), "method": text}
         if sd is None:
             mean[name]["reason"] = SILENT if value is None else "one fold has no spread"
     return {"kind": "per_fold", "count": len(each), "each": each, "mean": mean}

@@ -37,21 +37,19 @@ def write_columns(rows: Sequence[tuple]) -> list[str]:
 
 
 def write_task(name: str, task: Mapping[str, Any], *, missing: str) -> str:
-    """Return the figures of a task beside emotion on one line, or the reason why there are none."""
+    """Return the figures of a task beside emotion on one line, with the reasons for those that do not exist."""
     metrics = task["metrics"]
     shown = [
         f"{metric} {write_number(made['value'], missing=missing)} ({write_interval(made, missing=missing)})"
         for metric, made in metrics.items()
         if made["value"] is not None
     ]
-    reasons = dict.fromkeys(made["reason"] for made in metrics.values() if made["value"] is None)
-    pieces = [", ".join([*shown, f"n {task['n']}"]), *reasons, *write_remarks(task)]
-    return f"task {name}: " + "; ".join(pieces)
+    return f"task {name}: " + "; ".join([", ".join([*shown, f"n {task['n']}"]), *write_remarks(task)])
 
 
 def write_remarks(task: Mapping[str, Any]) -> list[str]:
-    """Return in words what the figures of a task are counted over, and the mean over folds where there is one."""
-    remarks = []
+    """Return in words why a figure of a task is missing, what figures are counted over, and the mean over folds."""
+    remarks = list(dict.fromkeys(made["reason"] for made in task["metrics"].values() if made["value"] is None))
     if "words" in task:
         remarks.append(f"{task['words']} words")
     if "classes" in task:
