@@ -152,6 +152,7 @@ def test_seeds_are_averaged_and_share_their_speakers():
     assert wer["value"] == pytest.approx((1 / 8 + 3 / 8) / 2)
     assert wer["sd_over_seeds"] == pytest.approx(np.std([1 / 8, 3 / 8], ddof=1))
     assert wer["n"] == made["n"] == 4 and made["words"] == 8
+    assert made["folds"]["each"]["1"]["wer"] == pytest.approx(wer["value"])
     alone = judge_tasks(first)["text"]["metrics"]["wer"]
     twice = judge_tasks(pl.concat([first, first.with_columns(seed=pl.lit(7, pl.Int64))]))["text"]["metrics"]["wer"]
     assert (twice["value"], twice["low"], twice["high"]) == (alone["value"], alone["low"], alone["high"])
@@ -275,13 +276,13 @@ def test_affect_by_hand():
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30), st.sampled_from([0.0, 100.0]))
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30), st.sampled_from([0.0, 1e6]))
 def test_sums_of_moments_give_the_same_figures(pairs, offset):
     truth, prediction = np.array(pairs).T + offset
     sums = moments(truth, prediction).sum(axis=0)
     if min(np.ptp(truth), np.ptp(prediction)) > 1e-3 or 0 in (np.ptp(truth), np.ptp(prediction)):
-        assert float(ccc_of_sums(sums)) == pytest.approx(ccc(truth, prediction), abs=1e-8)
-    assert float(mae_of_sums(sums)) == pytest.approx(mae(truth, prediction), abs=1e-12)
+        assert float(ccc_of_sums(sums)) == pytest.approx(ccc(truth, prediction), abs=1e-6)
+    assert float(mae_of_sums(sums)) == pytest.approx(mae(truth, prediction), abs=1e-9)
 
 
 def test_figures_of_no_utterance_are_not_numbers():
