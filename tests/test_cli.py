@@ -506,6 +506,24 @@ def test_evaluate_judges_a_table_of_predictions(serkit, tmp_path):
     assert json.loads((tmp_path / "run" / "report.json").read_text())
 
 
+def test_compare_prints_one_line_a_pair(serkit, tmp_path):
+    first, second = judged(tmp_path / "a", wrong=6), judged(tmp_path / "b", wrong=2)
+    result = serkit("compare", first, second, first, "--metric", "accuracy")
+    assert result.code == 0, result.err
+    better, same = result.out.splitlines()
+    assert f"{second} 0.917, {first} 0.750: accuracy differs by +0.167 (95 % interval" in better
+    assert "no difference shown: the interval contains 0" in same
+    assert "paired" in result.err
+
+
+def test_mistakes_in_compare_are_one_line(serkit, tmp_path):
+    first, second = judged(tmp_path / "a", wrong=6), judged(tmp_path / "b", wrong=2)
+    pl.read_parquet(second / "predictions.parquet")[1:].write_parquet(second / "predictions.parquet")
+    for arguments, said in (([first], "two run folders"), ([first, second], "only the first run judges utterance")):
+        result = serkit("compare", *arguments)
+        assert is_one_line(result) and said in result.err
+
+
 # report and convert
 
 

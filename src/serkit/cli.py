@@ -47,6 +47,15 @@ class Kind(StrEnum):
     models = "models"
 
 
+class Metric(StrEnum):
+    """What ``serkit compare`` compares."""
+
+    uar = "uar"
+    accuracy = "accuracy"
+    f1_macro = "f1_macro"
+    f1_weighted = "f1_weighted"
+
+
 class System(StrEnum):
     """A published system whose figures ``serkit report`` knows."""
 
@@ -87,8 +96,8 @@ def main() -> None:
 
 
 TRAIN_PACKAGES = {
-    "accelerate", "huggingface_hub", "jinja2", "matplotlib", "onnx", "onnxscript", "polars", "pydantic", "safetensors",
-    "scipy", "sklearn", "tomli_w", "torch",
+    "accelerate", "huggingface_hub", "jinja2", "jiwer", "matplotlib", "onnx", "onnxscript", "polars", "pydantic",
+    "safetensors", "scipy", "sklearn", "tomli_w", "torch",
 }  # fmt: skip
 
 
@@ -335,6 +344,21 @@ def train(
 def evaluate(run: Annotated[Path, typer.Argument(help="run folder with predictions.parquet")]) -> None:
     """Judge a run: report.json, report.html and a summary with intervals."""
     _evaluate(run)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="run folders; each is compared with the first")],
+    metric: Annotated[Metric, typer.Option(help="what to compare")] = Metric.uar,
+) -> None:
+    """Compare runs on the same test utterances: paired bootstrap over speakers, one line per pair."""
+    from serkit.evaluation.compare import compare_folders, format_pair
+
+    pairs = compare_folders(runs, metric.value)
+    for pair in pairs:
+        typer.echo(format_pair(pair))
+    for method in dict.fromkeys(pair["method"] for pair in pairs):
+        typer.echo(f"method: {method}", err=True)
 
 
 @app.command()

@@ -1,13 +1,17 @@
-"""Scores of classifications and affect ratings: fractions in [0, 1] (CCC in [-1, 1]), classes explicit and ordered."""
+"""Scores of classifications, affect ratings and transcripts; classes are explicit and ordered.
+
+Fractions are in [0, 1], the CCC in [-1, 1]; error rates of transcripts start at 0 and may pass 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serkit.errors import InputError
+from serkit.errors import InputError, missing_extra
 
 Floats = NDArray[np.float64]
 
@@ -177,6 +181,24 @@ def ccc(truth: ArrayLike, prediction: ArrayLike) -> float:
     >>> round(ccc([0.0, 0.5, 1.0], [0.0, 0.5, 1.0]), 6)
     1.0
     """
+    true, predicted = _series(truth, prediction)
+    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
+        return 0.0
+    covariance = np.mean((true - true.mean()) * (predicted - predicted.mean()))
+    return float(2 * covariance / (true.var() + predicted.var() + (true.mean() - predicted.mean()) ** 2))
+
+
+def mae(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Return the mean absolute error of two (n,) series, in their own unit; bad input is refused as in :func:`ccc`.
+
+    >>> mae([1.0, 2.0], [1.5, 4.0])
+    1.25
+    """
+    true, predicted = _series(truth, prediction)
+    return float(np.abs(true - predicted).mean())
+
+
+def _series(truth: ArrayLike, prediction: ArrayLike) -> tuple[Floats, Floats]:
     true, predicted = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     if true.ndim != 1 or true.shape != predicted.shape:
         raise InputError(f"truth has shape {true.shape} and prediction {predicted.shape}: they must be equal and (n,)")
@@ -184,7 +206,91 @@ def ccc(truth: ArrayLike, prediction: ArrayLike) -> float:
         raise InputError("truth and prediction are empty: there is nothing to judge")
     if not (np.isfinite(true).all() and np.isfinite(predicted).all()):
         raise InputError("truth or prediction holds a value that is not finite")
-    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
-        return 0.0
-    covariance = np.mean((true - true.mean()) * (predicted - predicted.mean()))
-    return float(2 * covariance / (true.var() + predicted.var() + (true.mean() - predicted.mean()) ** 2))
+    return true, predicted
+
+
+def moments(truth: ArrayLike, prediction: ArrayLike) -> Floats:
+    """Return per utterance (n, 7) what :func:`ccc_of_sums` and :func:`mae_of_sums` need, summed over any utterances.
+
+    1, both values, their squares, their product, absolute error. Values are taken relative to the first truth: sums of
+    squares of far-off values would lose the digits that a variance needs.
+    """
+    true, predicted = _series(truth, prediction)
+    x, y = true - true[0], predicted - true[0]
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y, np.abs(x - y)], axis=1)
+
+
+CONSTANT = 1e-12
+"""A variance this far below the mean square is rounding: the series is constant."""
+
+
+def ccc_of_sums(sums: Floats) -> Floats:
+    """Return the :func:`ccc` of summed :func:`moments` (..., 7): (...), NaN without any, 0 where either is constant."""
+    n = sums[..., 0]
+    x, y, xx, yy, xy = (ratio(sums[..., place], n, 0.0) for place in range(1, 6))
+    own, other = xx - x * x, yy - y * y
+    varies = (own > CONSTANT * xx) & (other > CONSTANT * yy)
+    spread = np.where(varies, own + other + (x - y) ** 2, 1.0)
+    return np.where(n > 0, np.where(varies, 2 * (xy - x * y) / spread, 0.0), np.nan)
+
+
+def mae_of_sums(sums: Floats) -> Floats:
+    """Return the :func:`mae` of summed :func:`moments` (..., 7): (...), NaN without any."""
+    return ratio(sums[..., 6], sums[..., 0])
+
+
+def edit_counts(truth: Sequence[str], prediction: Sequence[str], characters: bool = False) -> NDArray[np.int64]:
+    """Count per utterance the edits that turn its reference into the hypothesis, and what the reference holds: (n, 2).
+
+    Edits are the fewest substitutions, deletions and insertions of words, or of ``characters`` with single spaces among
+    them; white space at the ends and repeated white space count for nothing. Every word that answers an empty reference
+    is an insertion. Raises ``InputError`` for different lengths, and where jiwer is not installed.
+
+    >>> edit_counts(["the cat sat", ""], ["a cat", "hm hm"]).tolist()
+    [[2, 3], [2, 0]]
+    """
+    if len(truth) != len(prediction):
+        raise InputError(f"truth has {len(truth)} texts and prediction has {len(prediction)}: they must be pairs")
+    try:
+        import jiwer
+    except ImportError as error:
+        raise missing_extra("jiwer", "train") from error
+
+    true, predicted = ([" ".join(text.split()) for text in texts] for texts in (truth, prediction))
+    split: Callable[[str], Sequence[str]] = list if characters else str.split
+    counts = np.array([(len(split(b)), len(split(a))) for a, b in zip(true, predicted, strict=True)], dtype=np.int64)
+    said = [place for place, text in enumerate(true) if text]  # jiwer refuses empty references or not, by its version
+    if said:
+        align = jiwer.process_characters if characters else jiwer.process_words
+        found = align([true[place] for place in said], [predicted[place] for place in said])
+        counts[said, 0] = [sum(_edits(chunk) for chunk in chunks) for chunks in found.alignments]
+    return counts.reshape(-1, 2)
+
+
+def _edits(chunk: Any) -> int:
+    if chunk.type == "equal":
+        return 0
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
+def word_error_rate(truth: Sequence[str], prediction: Sequence[str]) -> float:
+    """Return the word error rate of n transcripts: all edits over all words of the references, 0 or more.
+
+    Raises ``InputError`` where the references hold no word, and as :func:`edit_counts` does.
+
+    >>> word_error_rate(["one two three", "four"], ["one too three", "four"])
+    0.25
+    """
+    return _error_rate(edit_counts(truth, prediction))
+
+
+def character_error_rate(truth: Sequence[str], prediction: Sequence[str]) -> float:
+    """Return the character error rate of n transcripts, as :func:`word_error_rate` does; a space is a character."""
+    return _error_rate(edit_counts(truth, prediction, characters=True))
+
+
+def _error_rate(counts: NDArray[np.int64]) -> float:
+    edits, length = counts.sum(axis=0).tolist()
+    if not length:
+        raise InputError("all references are empty: an error rate does not exist")
+    return edits / length

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.errors import missing_extra
-from serkit.evaluation.wording import write_interval, write_number, write_words
+from serkit.evaluation.wording import write_interval, write_number, write_remarks, write_words
 
 EXPRESSED = (
     "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
@@ -23,6 +23,15 @@ LABELS = {
     "accuracy": ("Accuracy", "fraction of utterances that are right"),
     "f1_macro": ("F1, macro", "mean F1 of the classes"),
     "f1_weighted": ("F1, weighted", "mean F1 weighted by utterances"),
+}
+
+TASK_LABELS = {
+    "wer": "word error rate",
+    "cer": "character error rate",
+    "accuracy": "accuracy",
+    "uar": "UAR",
+    "ccc": "CCC",
+    "mae": "mean absolute error",
 }
 
 
@@ -46,6 +55,7 @@ def render_page(report: Mapping[str, Any]) -> str:
         num=partial(write_number, missing=MISSING),
         span=partial(write_interval, missing=MISSING),
         words=partial(write_words, missing=MISSING),
+        remarks=write_remarks,
     )
     groups = report["groups"]
     drawn = {
@@ -58,10 +68,18 @@ def render_page(report: Mapping[str, Any]) -> str:
         report=report,
         figures={name: _inline(svg) for name, svg in drawn.items()},
         labels=LABELS,
+        task_labels=TASK_LABELS,
+        methods=_methods(report["tasks"]),
         expressed=EXPRESSED,
         shared=shared_speakers(report["stamp"]),
         title=_title(report),
     )
+
+
+def _methods(tasks: Mapping[str, Any]) -> list[str]:
+    """Return the methods behind the figures, each once."""
+    figures = [figure for task in tasks.values() for figure in task["metrics"].values()]
+    return list(dict.fromkeys(figure["method"] for figure in figures if figure["value"] is not None))
 
 
 def shared_speakers(stamp: Any) -> int | None:

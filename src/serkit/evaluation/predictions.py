@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ import polars as pl
 from serkit.errors import InputError
 
 COLUMNS = ("id", "fold", "seed", "part", "truth", "prediction", "speaker", "gender", "corpus")
-"""Required besides ``p_<class>`` for every class, in class order; speaker, gender and corpus may be null."""
+"""Required besides ``p_<class>`` for every class, in class order; speaker, gender and corpus may be null.
+
+Runs that learned more tasks add the columns of :mod:`serkit.evaluation.tasks`.
+"""
+
+UNKNOWN = "unknown"
 
 TOLERANCE = 1e-3
 
@@ -62,6 +68,24 @@ def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
 def probabilities_of(rows: pl.DataFrame) -> np.ndarray:
     """Return the columns ``p_<class>`` as (n, C)."""
     return rows.select(f"p_{name}" for name in classes_of(rows)).to_numpy()
+
+
+def distinguish_speakers(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of several corpora with speakers named ``corpus/speaker``: equal names there are not one person."""
+    if rows["corpus"].n_unique() < 2:
+        return rows
+    names = pl.concat_str("corpus", "speaker", separator="/", ignore_nulls=False)
+    return rows.with_columns(pl.when(pl.col("corpus").is_null()).then("speaker").otherwise(names).alias("speaker"))
+
+
+def sorted_names(column: pl.Series) -> list[str]:
+    """Return the different names so that 2 comes before 10 and unknown last."""
+
+    def key(name: str) -> tuple:
+        pieces = re.split(r"(\d+)", name)
+        return name == UNKNOWN, [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name
+
+    return sorted(column.unique().to_list(), key=key)
 
 
 def _check_labels(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:

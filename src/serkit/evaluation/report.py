@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +18,15 @@ from serkit.errors import InputError
 from serkit.evaluation import calibration
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, encode, precisions, recalls
 from serkit.evaluation.page import EXPRESSED, render_page
-from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
+from serkit.evaluation.predictions import (
+    UNKNOWN,
+    classes_of,
+    distinguish_speakers,
+    judged_rows,
+    probabilities_of,
+    read_predictions,
+    sorted_names,
+)
 from serkit.evaluation.stats import (
     CONFIDENCE,
     RESAMPLES,
@@ -30,9 +37,9 @@ from serkit.evaluation.stats import (
     tally,
     tally_confusions,
 )
-from serkit.evaluation.wording import write_columns, write_interval, write_number, write_words
+from serkit.evaluation.tasks import judge_tasks
+from serkit.evaluation.wording import write_columns, write_interval, write_number, write_task, write_words
 
-UNKNOWN = "unknown"
 FEW_SPEAKERS = 10
 
 Numbers = dict[str, Any]
@@ -46,15 +53,12 @@ def create_report(
     ``table`` has the columns ``id, fold, seed, part, truth, prediction, p_<class>..., speaker, gender, corpus``;
     ``provenance`` says where it comes from (``recipe, protocol, stamp, encoder, ...``). Scores are fractions in [0, 1].
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
-    utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. A figure that does
-    not exist is null, with its ``reason``. Raises ``InputError`` naming the column or utterance that is unsound.
+    utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. ``tasks`` holds what
+    was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`). A figure that does not exist is null,
+    with its ``reason``. Raises ``InputError`` naming the column or utterance that is unsound.
     """
-    rows = judged_rows(table)
+    rows = distinguish_speakers(judged_rows(table))
     classes = classes_of(rows)
-    several = rows["corpus"].n_unique() > 1
-    names = pl.concat_str("corpus", "speaker", separator="/", ignore_nulls=False)
-    named = pl.when(pl.col("corpus").is_null()).then("speaker").otherwise(names) if several else pl.col("speaker")
-    rows = rows.with_columns(named.alias("speaker"))
     provenance = _plain(dict(provenance or {}))
     pooled = _tally(rows, classes)
     draws = pooled.resample(resamples, seed)
@@ -74,6 +78,7 @@ def create_report(
         "groups": {name: _groups(rows, name, judge) for name in ("gender", "speaker", "corpus")},
         "confusion": _confusion(pooled, classes),
         "calibration": _calibration(rows, classes, resamples, seed),
+        "tasks": judge_tasks(rows, resamples, seed),
         "seeds": _seeds(rows, pooled),
         "notes": _notes(table, rows, pooled, classes),
         "provenance": provenance,
@@ -90,7 +95,7 @@ def write_report(run_folder: str | Path) -> dict[str, Any]:
     path = folder / "predictions.parquet"
     table = read_predictions(path)
     try:
-        report = create_report(table, _read_provenance(folder / "provenance.json"))
+        report = create_report(table, read_provenance(folder / "provenance.json"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     page = render_page(report)
@@ -99,7 +104,8 @@ def write_report(run_folder: str | Path) -> dict[str, Any]:
     return report
 
 
-def _read_provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return what ``provenance.json`` of a run holds, empty where there is none; raises ``InputError`` naming it."""
     if not path.is_file():
         return {}
     try:
@@ -154,6 +160,8 @@ def format_summary(report: Mapping[str, Any]) -> str:
     if per_fold["sd"] is not None:
         shown = f"{per_fold['value']:.3f} +- {per_fold['sd']:.3f}"
         lines += ["", f"per fold (not pooled): uar {shown}, {per_fold['method']}"]
+    if report["tasks"]:
+        lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
     lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
     return "\n".join(lines)
 
@@ -192,7 +200,7 @@ def _confusion(of: Tally, classes: tuple[str, ...]) -> Numbers:
 
 def _folds(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int, seed: int) -> Numbers:
     made: dict[str, Numbers] = {}
-    for name in _sorted_names(rows["fold"]):
+    for name in sorted_names(rows["fold"]):
         of = _tally(rows.filter(pl.col("fold") == name), classes)
         draws = of.resample(resamples, seed) if of.clustered else None
         made[name] = {"n": of.n, "speakers": of.speakers, "metrics": _metrics(of, draws, "per fold; ")}
@@ -209,7 +217,7 @@ def _folds(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int, seed: i
 
 def _groups(rows: pl.DataFrame, column: str, judge: Callable[[pl.DataFrame], Numbers]) -> dict[str, Numbers]:
     filled = rows.with_columns(pl.col(column).fill_null(UNKNOWN).alias("group"))
-    return {name: judge(rows.filter(filled["group"] == name)) for name in _sorted_names(filled["group"])}
+    return {name: judge(rows.filter(filled["group"] == name)) for name in sorted_names(filled["group"])}
 
 
 def _judge_group(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int, seed: int) -> Numbers:
@@ -282,16 +290,6 @@ def _notes(table: pl.DataFrame, rows: pl.DataFrame, pooled: Tally, classes: tupl
     if both:
         notes.append(f"LEAK: {both} of {rows.height} test rows are in another part of the same fold too")
     return notes
-
-
-def _sorted_names(column: pl.Series) -> list[str]:
-    """Return the different names so that 2 comes before 10 and unknown last."""
-
-    def key(name: str) -> tuple:
-        pieces = re.split(r"(\d+)", name)
-        return name == UNKNOWN, [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name
-
-    return sorted(column.unique().to_list(), key=key)
 
 
 def _plain(value: Any) -> Any:

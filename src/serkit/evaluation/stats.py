@@ -149,21 +149,22 @@ def figures(
     n: Sequence[int],
     draws: Floats | None,
     prefix: str = "",
+    reason: str = "no utterance to judge",
 ) -> list[Figure]:
     """Return a figure for each of the M values that ``metric`` makes of sums (..., *shape): (..., M).
 
     ``n`` are the M counts of utterances. ``draws`` comes from :meth:`Tally.resample`; None leaves the intervals out.
     Values are means over seeds; intervals are percentiles of the means over seeds, the same units drawn for each seed
     (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). Resamples in which the value is undefined are
-    left out and counted in ``method``.
+    left out and counted in ``method``; ``reason`` is given for a value that does not exist at all.
     """
     points = metric(of.total)
-    replicates = None if draws is None else _mean_over(metric(draws), axis=1)
+    replicates = None if draws is None else mean_over(metric(draws), axis=1)
     result = []
     for column, count in enumerate(n):
         value, sd = over_seeds(points[:, column])
         if value is None:
-            result.append(Figure(None, None, None, count, f"{prefix}not computed", reason="no utterance to judge"))
+            result.append(Figure(None, None, None, count, f"{prefix}not computed", reason=reason))
         elif replicates is None:
             method = f"{prefix}no interval"
             result.append(Figure(value, None, None, count, method, sd, reason="fewer than two speakers to resample"))
@@ -180,7 +181,8 @@ def figures(
     return result
 
 
-def _mean_over(values: Floats, axis: int) -> Floats:
+def mean_over(values: Floats, axis: int) -> Floats:
+    """Return the mean of the defined (not NaN) ``values`` along ``axis``, NaN where there is none."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis))
 

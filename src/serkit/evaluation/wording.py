@@ -34,3 +34,32 @@ def write_columns(rows: Sequence[tuple]) -> list[str]:
         for cells in (list(zip(row, widths, strict=True)) for row in text)
     ]
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def write_task(name: str, task: Mapping[str, Any], *, missing: str) -> str:
+    """Return the figures of a task beside emotion on one line, with the reasons for those that do not exist."""
+    metrics = task["metrics"]
+    shown = [
+        f"{metric} {write_number(made['value'], missing=missing)} ({write_interval(made, missing=missing)})"
+        for metric, made in metrics.items()
+        if made["value"] is not None
+    ]
+    return f"task {name}: " + "; ".join([", ".join([*shown, f"n {task['n']}"]), *write_remarks(task)])
+
+
+def write_remarks(task: Mapping[str, Any]) -> list[str]:
+    """Return in words why a figure of a task is missing, what figures are counted over, and the mean over folds."""
+    remarks = list(dict.fromkeys(made["reason"] for made in task["metrics"].values() if made["value"] is None))
+    if "words" in task:
+        remarks.append(f"{task['words']} words")
+    if "classes" in task:
+        offered = "" if task["choices"] is None else f", chosen from {task['choices']}"
+        remarks.append(f"{task['classes']} classes{offered}")
+    for key, text in (("without_truth", "no known reference"), ("without_prediction", "no prediction")):
+        if task[key]:
+            remarks.append(f"{task[key]} utterances left out: {text}")
+    folds = task.get("folds", {"count": 1})
+    if folds["count"] > 1 and folds["mean"]["wer"]["value"] is not None:
+        means = ", ".join(f"{name} {made['value']:.3f}" for name, made in folds["mean"].items())
+        remarks.append(f"mean of {folds['count']} folds (not pooled): {means}")
+    return remarks
