@@ -364,7 +364,7 @@ def test_checkpointing_gives_the_same_gradients_with_less_memory(name, rate, pac
     assert torch.equal(layers, again) and found.keys() == expected.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, atol=1e-6, rtol=1e-6, msg=key)
-    assert rate or less < 0.8 * plain, (less, plain)
+    assert rate or less < 0.9 * plain, (less, plain)
 
 
 @every_encoder
@@ -464,6 +464,25 @@ def test_the_fast_path_does_not_stand_in_for_regularised_training():
         assert encoder.prepared is None
         encoder.eval()(*batch(8000))
         assert encoder.prepared is not None
+
+
+def test_a_checkpointed_block_keeps_its_input_alone():
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    amounts = {}
+    for blocks, checkpointing in ((2, False), (6, False), (2, True), (6, True)):
+        encoder = type(tiny("wav2vec2"))("wav2vec2", replace(tiny("wav2vec2").config, blocks=blocks), layers=[blocks])
+        encoder.checkpointing = checkpointing
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            features = encoder(*batch(16_000))
+        amounts[blocks, checkpointing] = sum(kept.values())
+    frames = features.layers[0, 0].nbytes
+    assert amounts[6, True] - amounts[2, True] <= 4 * frames < 0.1 * (amounts[6, False] - amounts[2, False])
 
 
 def test_packed_training_is_regularised_too():
