@@ -27,7 +27,7 @@ class DescriptorEncoder(Encoder):
         """Return the frames ``(T, D)`` of one ``waveform (S,)`` at 16 kHz."""
         raise NotImplementedError
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+    def prepare(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if torch.compiler.is_compiling():
             raise InputError(
                 f"encoder {self.name} is not a graph of tensors: it cannot be compiled or exported to ONNX"
@@ -35,15 +35,15 @@ class DescriptorEncoder(Encoder):
         self.check_lengths(lengths)
         alone = []  # a gain that a batch changes in its last bit would already move formants
         for row, length in zip(waveforms, lengths.tolist(), strict=True):
-            alone.append(super().forward(row[None, :length], torch.tensor([length], device=lengths.device)))
-        layers = pad_sequence([features.layers[0, 0] for features in alone], batch_first=True)[:, None]
-        counts = torch.cat([features.lengths for features in alone])
-        starts = [features.start for features in alone if features.start is not None]
-        return FrameFeatures(layers, counts, self.frame_rate, torch.cat(starts) if starts else None)
+            alone.append(super().prepare(row[None, :length], torch.tensor([length], device=lengths.device)))
+        prepared = pad_sequence([clip[0] for clip, _, _ in alone], batch_first=True)
+        starts = [start for _, _, start in alone if start is not None]
+        return prepared, torch.cat([samples for _, samples, _ in alone]), torch.cat(starts) if starts else None
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
-        described = torch.from_numpy(self.describe(waveforms[0, : int(lengths)].detach().cpu().numpy()))
-        return FrameFeatures(described[None, None].to(waveforms.device), self.frame_lengths(lengths), self.frame_rate)
+        clips = [row[:samples].detach().cpu().numpy() for row, samples in zip(waveforms, lengths.tolist(), strict=True)]
+        described = pad_sequence([torch.from_numpy(self.describe(clip)) for clip in clips], batch_first=True)
+        return FrameFeatures(described[:, None].to(waveforms.device), self.frame_lengths(lengths), self.frame_rate)
 
 
 class LowLevelEncoder(DescriptorEncoder):
