@@ -42,6 +42,8 @@ class Wav2Vec2Encoder(Encoder):
     """
 
     attention: type[Attention] = Attention
+    sees_padding = False
+    """Whether, in ``train()`` mode, padding acts as it did in the first implementations of models without a mask."""
     spared: int = 0
     """How many of the first blocks layer drop never skips."""
     training_only = ("masked_spec_embed",)
@@ -94,11 +96,23 @@ class Wav2Vec2Encoder(Encoder):
             raise InputError(f'{self.name}: precision="int8" is inference on a CPU, and here {reason}: use "fp32"')
         if self.packed and not torch.compiler.is_compiling():
             return self.encode_packed(waveforms, lengths)
+        if self.sees_padding and self.training:
+            return self.encode_with_padding(waveforms, lengths)
         padded = torch.compiler.is_compiling() or bool((lengths < waveforms.shape[1]).any())
         frames = self.frame_lengths(lengths)
         x = self.front_end(waveforms, lengths, padded)
         mask = frame_mask(frames, x.shape[1]) if padded else None
         states = self.transform(self.hide(self.project(x), frames), mask)
+        return FrameFeatures(torch.stack(states, 1), frames, self.frame_rate)
+
+    def encode_with_padding(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode the zeros after the shorter utterances as if they had been recorded; all frames count as real."""
+        waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
+        if self.config.normalise:
+            waveforms = unit_variance(waveforms, lengths)
+        frames = self.frame_lengths(torch.full_like(lengths, waveforms.shape[1]))
+        x = self.project(self.feature_extractor(waveforms, None))
+        states = self.transform(self.hide(x, frames), None)
         return FrameFeatures(torch.stack(states, 1), frames, self.frame_rate)
 
     def encode_each(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
