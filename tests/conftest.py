@@ -80,3 +80,46 @@ def write_wav(make_tone: Callable[..., np.ndarray]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+IEMOCAP_LABELS = {"neu": "Neutral", "hap": "Happiness", "ang": "Anger", "sad": "Sadness"}
+IEMOCAP_TEXTS = ("Yes .", "{LG} oh NO", "I SEE.", "WHAT ?")
+
+
+@pytest.fixture(scope="session")
+def iemocap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated folder in IEMOCAP's layout: 10 recordings, both talkers in each, one clip a class, transcripts."""
+    root, rng = tmp_path_factory.mktemp("iemocap"), np.random.default_rng(0)
+    for session, markers in ((session, markers) for session in range(1, 6) for markers in "FM"):
+        dialogue, place = f"Ses0{session}{markers}_impro01", root / f"Session{session}"
+        evaluation, transcripts = [], []
+        for talker in "FM":
+            for number, (code, word) in enumerate(IEMOCAP_LABELS.items()):
+                id = f"{dialogue}_{talker}{number:03d}"
+                time = np.arange(int(rng.integers(5_000, 9_000))) / 16_000
+                wave = 0.1 * np.sin(2 * np.pi * (150 + 200 * number) * time) + rng.normal(0, 0.003, len(time))
+                path = place / "sentences" / "wav" / dialogue / f"{id}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, wave, 16_000)
+                evaluation.append(f"[0.0 - 1.0]\t{id}\t{code}\t[3.0, 3.0, 3.0]\nC-E1:\t{word};\t()\n")
+                transcripts.append(f"{id} [000.0-001.0]: {IEMOCAP_TEXTS[number]}\n")
+        for name, lines in (("EmoEvaluation", evaluation), ("transcriptions", transcripts)):
+            path = place / "dialog" / name / f"{dialogue}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wav2vec 2.0 checkpoint of two small blocks with random weights."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", reason="writes the small checkpoint")
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wav2vec2")
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    return folder
