@@ -123,3 +123,26 @@ def tiny_wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wav2vec2")
     transformers.Wav2Vec2Model(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_cai_checkpoint(tiny_wav2vec2: Path) -> Callable[..., Path]:
+    """``make_cai_checkpoint(folder, speakers, seed)``: a checkpoint as Cai et al. 2021 saved theirs, random heads.
+
+    The heads are those of any recording that is normalised: large enough to tell recordings apart.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    def make(folder: Path, speakers: int = 0, seed: int = 0) -> Path:
+        state = {f"wav2vec2.{key}": value for key, value in load_file(tiny_wav2vec2 / "model.safetensors").items()}
+        generator = torch.Generator().manual_seed(seed)
+        for name, size in (("lm_head", 32), ("cls_head", 4), *([("spk_head", speakers)] if speakers else [])):
+            state[f"{name}.weight"] = torch.randn(size, 32, generator=generator)
+            state[f"{name}.bias"] = torch.randn(size, generator=generator) * 0.1
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text((tiny_wav2vec2 / "config.json").read_text())
+        return folder
+
+    return make
