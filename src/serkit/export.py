@@ -151,7 +151,7 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
         "classes": recipe.labels.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
-        "window_seconds": WHOLE_SECONDS if "ctc" in tasks else WINDOW_SECONDS,
+        "window_seconds": _longest_window(graph.encoder) if "ctc" in tasks else WINDOW_SECONDS,
         "tasks": tasks,
         "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
@@ -162,6 +162,12 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
             "manifest_fingerprint": manifest.fingerprint(),
         },
     }
+
+
+def _longest_window(encoder: Encoder) -> float:
+    """Return :data:`WHOLE_SECONDS`, or what ``encoder`` hears at most."""
+    heard = None if encoder.max_samples is None else encoder.max_samples / SAMPLING_RATE
+    return min(limit for limit in (WHOLE_SECONDS, encoder.limit, heard) if limit is not None)
 
 
 @contextmanager

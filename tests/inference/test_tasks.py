@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from serkit import cli
 from serkit.data.text import WAV2VEC2
 from serkit.errors import InputError
-from serkit.export import export_run
+from serkit.export import _longest_window, export_run
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
 from serkit.models.cai import load_cai
@@ -126,6 +127,13 @@ def test_a_run_becomes_a_bundle_with_all_its_tasks(iemocap_folder, tiny_wav2vec2
     assert set(found.others) == {"speaker", "gender", "affect"} and found.gender in ("female", "male")
     assert sum(found.others["gender"].values()) == pytest.approx(1) and found.text is not None
     assert set(found.as_dict()["affect"]) == {"arousal", "valence", "dominance"}
+
+
+def test_windows_are_no_longer_than_an_encoder_hears():
+    encoder = SimpleNamespace(limit=None, max_samples=None)
+    assert _longest_window(encoder) == 40
+    assert _longest_window(SimpleNamespace(limit=None, max_samples=480_000)) == 30
+    assert _longest_window(SimpleNamespace(limit=20.0, max_samples=480_000)) == 20
 
 
 # The line format, from the base installation: no PyTorch
