@@ -98,7 +98,9 @@ class Batch:
         segments = Segments.padded(lengths, size) if radius is None else Windows(lengths, size, radius, group)
         wide = packed.transpose(0, 1).flatten(1)  # (B * T, N * D)
         mean, variance = segments.moments(wide, torch.ones_like(wide[:, :1]))
-        statistics = torch.stack([mean, variance.clamp(min=TINY).sqrt()], 1).unflatten(2, (packed.shape[0], packed.shape[2]))
+        statistics = torch.stack([mean, variance.clamp(min=TINY).sqrt()], 1).unflatten(
+            2, (packed.shape[0], packed.shape[2])
+        )
         return cls((Stream(statistics, [packed]),), segments)
 
 
