@@ -178,9 +178,9 @@ def predict(
     model.eval()
     examples = examples.plain()
     pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
-    found: list[tuple[list[int], dict[str, list[Any]], dict[str, float]]] = []
+    found: list[tuple[list[int], dict[str, list[Any]], dict[str, Tensor]]] = []
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
-        rows, sums = pieces[index], {}
+        rows, losses = pieces[index], {}
         columns: dict[str, list[Any]] = {}
         with half_precision(options, accelerator.device):
             view = model.view(examples.batch(rows).to(accelerator.device))
@@ -188,15 +188,20 @@ def predict(
                 targets = [examples.targets[task.name][row] for row in rows]
                 output = task(view)
                 columns |= task.columns(output, view, targets)
-                sums[task.name] = float(task.losses(output, view, targets).sum())
-        found.append((rows, columns, sums))
+                # What needs all utterances is judged below, from the outputs.
+                losses[task.name] = (output if task.whole_steps else task.losses(output, view, targets)).cpu()
+        found.append((rows, columns, losses))
     if accelerator.num_processes > 1:
         found = gather_object(found)
     order = np.argsort(list(itertools.chain(*(rows for rows, _, _ in found))))
-    names = found[0][1] if found else {}
-    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in names}
-    losses = {task.name: sum(sums[task.name] for _, _, sums in found) / len(examples) for task in model.each()}
-    return {name: [values[index] for index in order] for name, values in every.items()}, losses
+    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in found[0][1]}
+    means = {}
+    for task in model.each():
+        each = torch.cat([losses[task.name] for _, _, losses in found])[order]
+        means[task.name] = float(
+            (task.losses(each, None, examples.targets[task.name]) if task.whole_steps else each).mean()
+        )
+    return {name: [values[index] for index in order] for name, values in every.items()}, means
 
 
 def evaluate_dev(

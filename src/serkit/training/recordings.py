@@ -16,6 +16,8 @@ from serkit.encoders.base import Encoder
 from serkit.models.heads import create_head, layer_weights
 from serkit.models.model import Model
 from serkit.models.tasks import EmotionTask, create_tasks
+from serkit.processes import leads
+from serkit.progress import print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
@@ -66,8 +68,12 @@ class Recordings:
         dev = self._set(model, dev_ids) if dev_ids else None
         if recipe.features.normalise == "global":
             self._standardise(model, train)
-        history = finetune(model, train, dev, recipe.training, options, seed, folder, self.device)
-        return model, history
+
+        def report(line: dict[str, Any]) -> None:
+            if folder is not None and leads():  # epochs take minutes
+                print_epoch(folder.name, line, recipe.training.epochs)
+
+        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Model:
         """Return the model of a fold trained on ``train_ids`` from what :meth:`state` kept of it, LoRA merged."""
