@@ -18,8 +18,8 @@ from serkit.errors import InputError
 from serkit.training import checkpoint
 from serkit.training import fit as fit_module
 from serkit.training.checkpoint import Progress
-from serkit.training.fit import TrainingOptions, balance_weights, evaluate_dev, fit, predict, schedule_factor
 from serkit.training.finetune import finetune
+from serkit.training.fit import TrainingOptions, balance_weights, evaluate_dev, fit, predict, schedule_factor
 from serkit.training.material import Material
 from serkit.training.recordings import Recordings
 
