@@ -18,6 +18,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from serkit.errors import InputError, SerkitError, missing_extra
+from serkit.processes import leads
 from serkit.progress import show_steps
 
 app = typer.Typer(
@@ -337,7 +338,8 @@ def train(
     folder = output or Path("runs") / loaded.name
     with show_steps() as step:
         train(loaded, folder, cache or _cache_folder(), step, workers, device)
-    _evaluate(folder)
+    if leads():
+        _evaluate(folder)
 
 
 @app.command()

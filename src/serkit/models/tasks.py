@@ -126,7 +126,7 @@ class Task(nn.Module):
     name: str
     weight: float
     whole_steps = False
-    """Whether the loss needs all utterances of a step at a time."""
+    """Whether the loss needs all utterances of a step at a time; it is then one of output and targets alone."""
 
     def targets(self, manifest: Manifest) -> list[Any]:
         """Return what is to be learned for every utterance of ``manifest``, in row order."""
@@ -136,8 +136,11 @@ class Task(nn.Module):
         """Return the head's output."""
         raise NotImplementedError
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Any]) -> Tensor:
-        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown."""
+    def losses(self, output: Tensor, view: Any, targets: Sequence[Any]) -> Tensor:
+        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown.
+
+        ``view`` is that of ``output``, None for several views with ``whole_steps``.
+        """
         raise NotImplementedError
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Any]) -> dict[str, list[Any]]:
@@ -291,7 +294,7 @@ class AffectTask(Task):
         """Return the dimensions ``(B, A)``."""
         return self.linear(view.mean).float().sigmoid()
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
         return concordance_loss(output, torch.stack(list(targets)).to(output.device)).expand(len(output))
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:

@@ -178,25 +178,35 @@ def predict(
     model.eval()
     examples = examples.plain()
     pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
-    found: list[tuple[list[int], dict[str, list[Any]], dict[str, float]]] = []
+    found: list[tuple[list[int], dict[str, list[Any]], dict[str, float], dict[str, Tensor]]] = []
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
         rows, sums = pieces[index], {}
         columns: dict[str, list[Any]] = {}
+        outputs: dict[str, Tensor] = {}
         with half_precision(options, accelerator.device):
             view = model.view(examples.batch(rows).to(accelerator.device))
             for task in model.each():
                 targets = [examples.targets[task.name][row] for row in rows]
                 output = task(view)
                 columns |= task.columns(output, view, targets)
-                sums[task.name] = float(task.losses(output, view, targets).sum())
-        found.append((rows, columns, sums))
+                if task.whole_steps:
+                    outputs[task.name] = output.cpu()
+                else:
+                    sums[task.name] = float(task.losses(output, view, targets).sum())
+        found.append((rows, columns, sums, outputs))
     if accelerator.num_processes > 1:
         found = gather_object(found)
-    order = np.argsort(list(itertools.chain(*(rows for rows, _, _ in found))))
+    rows = list(itertools.chain(*(piece for piece, *_ in found)))
     names = found[0][1] if found else {}
-    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in names}
-    losses = {task.name: sum(sums[task.name] for _, _, sums in found) / len(examples) for task in model.each()}
-    return {name: [values[index] for index in order] for name, values in every.items()}, losses
+    every = {name: list(itertools.chain(*(columns[name] for _, columns, _, _ in found))) for name in names}
+    losses = {}
+    for task in model.each():
+        if task.whole_steps:
+            output, targets = torch.cat([outputs[task.name] for *_, outputs in found]), examples.targets[task.name]
+            losses[task.name] = float(task.losses(output, None, [targets[row] for row in rows]).mean())
+        else:
+            losses[task.name] = sum(sums[task.name] for _, _, sums, _ in found) / len(examples)
+    return {name: [values[index] for index in np.argsort(rows)] for name, values in every.items()}, losses
 
 
 def evaluate_dev(

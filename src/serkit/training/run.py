@@ -53,6 +53,7 @@ def train(
     Raises ``InputError`` when ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
+    step = step if leads() else no_steps
     resolved = dump_recipe(recipe)
     recorded = folder / "recipe.toml"
     if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
@@ -85,6 +86,7 @@ def train(
             pl.concat(parts, how="diagonal_relaxed").write_parquet(part)
         lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
         write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    wait_for_all(device)
     return path
 
 
