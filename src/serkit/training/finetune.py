@@ -182,6 +182,7 @@ def predict(
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
         rows, losses = pieces[index], {}
         columns: dict[str, list[Any]] = {}
+        outputs: dict[str, Tensor] = {}
         with half_precision(options, accelerator.device):
             view = model.view(examples.batch(rows).to(accelerator.device))
             for task in model.each():

@@ -54,6 +54,7 @@ def train(
     ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
+    step = step if leads() else no_steps
     resolved = dump_recipe(recipe)
     recorded = folder / "recipe.toml"
     if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
@@ -83,9 +84,10 @@ def train(
     path = folder / "predictions.parquet"
     if leads():
         with replace_atomically(path) as part:
-            pl.concat(parts, how="diagonal").write_parquet(part)
+            pl.concat(parts, how="diagonal_relaxed").write_parquet(part)
         lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
         write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    wait_for_all(device)
     return path
 
 
@@ -188,7 +190,7 @@ def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.Data
         for part, ids in (("dev", fold.dev), ("test", fold.test))
         if ids
     ]
-    return pl.concat(tables)
+    return pl.concat(tables, how="diagonal_relaxed")  # a column may be null in one part
 
 
 def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.DataFrame:
