@@ -80,3 +80,69 @@ def write_wav(make_tone: Callable[..., np.ndarray]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+IEMOCAP_LABELS = {"neu": "Neutral", "hap": "Happiness", "ang": "Anger", "sad": "Sadness"}
+IEMOCAP_TEXTS = ("Yes .", "{LG} oh NO", "I SEE.", "WHAT ?")
+
+
+@pytest.fixture(scope="session")
+def iemocap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated folder in IEMOCAP's layout: 10 recordings, both talkers in each, one clip a class, transcripts."""
+    root, rng = tmp_path_factory.mktemp("iemocap"), np.random.default_rng(0)
+    for session, markers in ((session, markers) for session in range(1, 6) for markers in "FM"):
+        dialogue, place = f"Ses0{session}{markers}_impro01", root / f"Session{session}"
+        evaluation, transcripts = [], []
+        for talker in "FM":
+            for number, (code, word) in enumerate(IEMOCAP_LABELS.items()):
+                id = f"{dialogue}_{talker}{number:03d}"
+                time = np.arange(int(rng.integers(5_000, 9_000))) / 16_000
+                wave = 0.1 * np.sin(2 * np.pi * (150 + 200 * number) * time) + rng.normal(0, 0.003, len(time))
+                path = place / "sentences" / "wav" / dialogue / f"{id}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, wave, 16_000)
+                evaluation.append(f"[0.0 - 1.0]\t{id}\t{code}\t[3.0, 3.0, 3.0]\nC-E1:\t{word};\t()\n")
+                transcripts.append(f"{id} [000.0-001.0]: {IEMOCAP_TEXTS[number]}\n")
+        for name, lines in (("EmoEvaluation", evaluation), ("transcriptions", transcripts)):
+            path = place / "dialog" / name / f"{dialogue}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wav2vec 2.0 checkpoint of two small blocks with random weights."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", reason="writes the small checkpoint")
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wav2vec2")
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_cai_checkpoint(tiny_wav2vec2: Path) -> Callable[..., Path]:
+    """``make_cai_checkpoint(folder, speakers, seed)``: a checkpoint as Cai et al. 2021 saved theirs, random heads.
+
+    The heads are those of any recording that is normalised: large enough to tell recordings apart.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    def make(folder: Path, speakers: int = 0, seed: int = 0) -> Path:
+        state = {f"wav2vec2.{key}": value for key, value in load_file(tiny_wav2vec2 / "model.safetensors").items()}
+        generator = torch.Generator().manual_seed(seed)
+        for name, size in (("lm_head", 32), ("cls_head", 4), *([("spk_head", speakers)] if speakers else [])):
+            state[f"{name}.weight"] = torch.randn(size, 32, generator=generator)
+            state[f"{name}.bias"] = torch.randn(size, generator=generator) * 0.1
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text((tiny_wav2vec2 / "config.json").read_text())
+        return folder
+
+    return make

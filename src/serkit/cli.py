@@ -61,6 +61,7 @@ class Metric(StrEnum):
 class System(StrEnum):
     """A published system whose figures ``serkit report`` knows."""
 
+    cai = "cai"
     pepino = "pepino"
 
 
@@ -404,13 +405,24 @@ def reproduce(
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
     device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="cai: judge published checkpoints in folders 01F to 05M instead of training")
+    ] = None,
+    lists: Annotated[
+        Path | None, typer.Option("--csv", help="with --checkpoints: folder of iemocap_<fold>.test.csv")
+    ] = None,
 ) -> None:
     """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
     from serkit.evaluation.report import write_report
     from serkit.training.reproduce import plan, run_all
 
-    folder = output or Path("runs") / system.value
     roots = {name: place for name, _, place in (each.partition("=") for each in root or [])}
+    if checkpoints is not None:
+        folder = output or Path("runs") / f"{system.value}-checkpoints"
+        if system is not System.cai or "iemocap" not in roots:
+            raise InputError("--checkpoints judges those of cai: give --root iemocap=DIR with it")
+        return _judge_checkpoints(checkpoints, roots["iemocap"], folder, cache, lists, workers, device)
+    folder = output or Path("runs") / system.value
     experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
     failed = 0
     with show_steps() as step:
@@ -425,6 +437,30 @@ def reproduce(
         _compare(system, folder, folder)
     if failed:
         raise SerkitError(f"{failed} of {len(experiments)} experiments failed: mend the cause and call it again")
+
+
+def _judge_checkpoints(
+    checkpoints: Path,
+    root: str,
+    folder: Path,
+    cache: Path | None,
+    lists: Path | None,
+    workers: int | None,
+    device: str,
+) -> None:
+    from serkit.evaluation.cai import format_result
+    from serkit.training.cai import judge_checkpoints
+
+    results = []
+    with show_steps() as step:
+        each = judge_checkpoints(checkpoints, root, folder, cache or _cache_folder(), lists, step, workers, device)
+        for result in each:
+            results.append(result)
+            typer.echo(f"{result.fold}:", err=True)
+            typer.echo(format_result(result.correct, result.total))
+    typer.echo(f"{len(results)} folds:", err=True)
+    typer.echo(format_result(sum(each.correct for each in results), sum(each.total for each in results)))
+    typer.echo(f"{folder}: judge it with serkit evaluate {folder}", err=True)
 
 
 @app.command()
@@ -449,9 +485,10 @@ def _evaluate(run: Path) -> None:
 
 
 def _compare(system: System, runs: Path, output: Path) -> None:
-    from serkit.evaluation.pepino_page import format_comparison, write_comparison
+    from serkit.evaluation import cai, pepino_page
 
-    typer.echo(format_comparison(write_comparison(runs, output)))
+    page: Any = cai if system is System.cai else pepino_page
+    typer.echo(page.format_comparison(page.write_comparison(runs, output)))
     typer.echo(f"{output / f'{system.value}.md'}")
 
 

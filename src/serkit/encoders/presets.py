@@ -24,6 +24,7 @@ _ALL = [
     _hub("wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 12 blocks of 768, 960 h of English"),
     _hub("wav2vec2-base-960h", "facebook/wav2vec2-base-960h", "the same, fine-tuned to recognise speech"),
     _hub("wav2vec2-large", "facebook/wav2vec2-large", "wav2vec 2.0, 24 blocks of 1024, 960 h of English"),
+    _hub("wav2vec2-large-960h", "facebook/wav2vec2-large-960h", "the same, fine-tuned to recognise speech"),
     _hub("wav2vec2-large-robust", "facebook/wav2vec2-large-robust", "wav2vec 2.0, 24 blocks, telephone speech as well"),
     _hub("xlsr-53", "facebook/wav2vec2-large-xlsr-53", "wav2vec 2.0, 24 blocks, 53 languages"),
     _hub("xlsr-300m", "facebook/wav2vec2-xls-r-300m", "wav2vec 2.0, 24 blocks, 128 languages"),

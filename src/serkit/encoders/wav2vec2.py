@@ -299,20 +299,20 @@ def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES
 def build(
     encoder: type[Wav2Vec2Encoder],
     model_types: Sequence[str],
-    weights: str,
+    weights: str | Checkpoint,
     layers: Sequence[int | str] | None = None,
     normalise: bool | None = None,
     packed: bool = False,
     precision: str = "fp32",
 ) -> Wav2Vec2Encoder:
-    """Load an ``encoder`` from ``weights`` (a folder, file or Hugging Face id); every tensor must be there and fit.
+    """Load an ``encoder`` from ``weights`` (folder, file, Hugging Face id or read); every tensor must be there and fit.
 
     ``layers``, ``packed`` and ``precision`` are those of :class:`Wav2Vec2Encoder`. ``normalise`` brings each waveform
     to mean 0 and variance 1; None does what the checkpoint's ``preprocessor_config.json`` or fairseq's
     ``task.normalize`` says, and without either what models with a layer-normalised front end were trained with (True)
     and the others were not (False).
     """
-    checkpoint = load_checkpoint(weights)
+    checkpoint = weights if isinstance(weights, Checkpoint) else load_checkpoint(weights)
     config = read_config(checkpoint, model_types)
     if normalise is not None:
         config = replace(config, normalise=bool(normalise))

@@ -141,7 +141,7 @@ def find_runs(root: str | Path) -> tuple[dict[Key, Run], list[Path]]:
     runs: dict[Key, Run] = {}
     unfinished = []
     for recorded in sorted(Path(root).rglob("recipe.toml")):
-        recipe = _read_recipe(recorded)
+        recipe = read_recipe(recorded)
         system, _, id = str(recipe.get("name", "")).partition("/")
         if system != SYSTEM:
             continue
@@ -158,7 +158,8 @@ def find_runs(root: str | Path) -> tuple[dict[Key, Run], list[Path]]:
     return runs, unfinished
 
 
-def _read_recipe(path: Path) -> Numbers:
+def read_recipe(path: Path) -> Numbers:
+    """Return the tables of a run's ``recipe.toml``; raises ``InputError`` naming the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

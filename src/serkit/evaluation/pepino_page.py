@@ -11,7 +11,7 @@ from serkit.data.files import write_json, write_text
 from serkit.errors import missing_extra
 from serkit.evaluation.pepino import CORPORA, SYSTEM, Key, Numbers, Run, create_comparison, find_runs, read_published
 from serkit.evaluation.stats import RESAMPLES
-from serkit.evaluation.wording import write_columns, write_words
+from serkit.evaluation.wording import write_columns, write_markdown_table, write_words
 
 OTHERS = ("experiment", "corpus", "accuracy", "published", "macro F1", "published", "kept epochs")
 HEAD = ("experiment", "corpus", "ours", "95 % interval", "published", "difference", "n", "seeds")
@@ -119,15 +119,20 @@ def render_markdown(comparison: Numbers, drawn: Mapping[str, str] | None = None)
     page = ["# Ours beside the published figures", "", f"{comparison['paper']}. {comparison['convention']}"]
     for title, rows in listings.items():
         wide = [(*row.cells(), *row.source()) for row in rows]
-        page += ["", f"## {title}", "", *_markdown_table([*HEAD, "encoder", "protocol"], wide)]
+        page += ["", f"## {title}", "", *write_markdown_table([*HEAD, "encoder", "protocol"], wide)]
     ran = _once(row for rows in listings.values() for row in rows)
     if ran:
-        page += ["", "## Accuracy, macro F1 and training", "", *_markdown_table(OTHERS, [row.others() for row in ran])]
+        page += [
+            "",
+            "## Accuracy, macro F1 and training",
+            "",
+            *write_markdown_table(OTHERS, [row.others() for row in ran]),
+        ]
     folds = [fold for row in ran for fold in row.folds()]
     if folds:
         text = "Not to be mixed with the tables above: the mean of these is not the UAR of merged folds."
         head = ("experiment", "corpus", "fold", "n", "ours", "published")
-        page += ["", "## UAR per fold", "", text, "", *_markdown_table(head, folds)]
+        page += ["", "## UAR per fold", "", text, "", *write_markdown_table(head, folds)]
     remarks = _remarks(comparison)
     page += ["", "## Notes", "", *(f"- {remark}" for remark in remarks)] if remarks else []
     page += ["", "## Figures"] if drawn else []
@@ -143,11 +148,6 @@ def _once(rows: Iterable[_Row]) -> list[_Row]:
         if row.ours is not None:
             found.setdefault((row.ours["id"], row.corpus), row)
     return list(found.values())
-
-
-def _markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def write_comparison(root: str | Path, output: str | Path, resamples: int = RESAMPLES) -> Numbers:

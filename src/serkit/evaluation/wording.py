@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -34,6 +34,12 @@ def write_columns(rows: Sequence[tuple]) -> list[str]:
         for cells in (list(zip(row, widths, strict=True)) for row in text)
     ]
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def write_markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def write_task(name: str, task: Mapping[str, Any], *, missing: str) -> str:

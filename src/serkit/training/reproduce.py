@@ -44,7 +44,7 @@ def plan(
     ``only`` and ``skip`` are patterns of names after ``family/``, such as ``*fusion``. Raises ``InputError`` when
     nothing is left, and for a family or corpus that does not exist.
     """
-    names = [name for name in list_recipes() if name.startswith(f"{family}/")]
+    names = [name for name in list_recipes() if name.startswith(f"{family}/") and load_recipe(name).data.corpora]
     if not names:
         families = sorted({name.split("/")[0] for name in list_recipes()})
         raise InputError(f"no recipes named {family}/...{nearest(family, families)}")
