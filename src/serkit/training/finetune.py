@@ -174,7 +174,10 @@ def _add_up(weights: Sequence[Tensor], sums: Tensor, accelerator: Accelerator) -
 def predict(
     model: Model, examples: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> tuple[dict[str, list[Any]], dict[str, float]]:
-    """Return columns of the predictions table, and every learned task's mean loss; all processes get all of both."""
+    """Return columns of the predictions table, and every learned task's mean loss; all processes get all of both.
+
+    In single precision always: so does an exported model.
+    """
     model.eval()
     examples = examples.plain()
     pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
@@ -182,15 +185,13 @@ def predict(
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
         rows, losses = pieces[index], {}
         columns: dict[str, list[Any]] = {}
-        outputs: dict[str, Tensor] = {}
-        with half_precision(options, accelerator.device):
-            view = model.view(examples.batch(rows).to(accelerator.device))
-            for task in model.each():
-                targets = [examples.targets[task.name][row] for row in rows]
-                output = task(view)
-                columns |= task.columns(output, view, targets)
-                # What needs all utterances is judged below, from the outputs.
-                losses[task.name] = (output if task.whole_steps else task.losses(output, view, targets)).cpu()
+        view = model.view(examples.batch(rows).to(accelerator.device))
+        for task in model.each():
+            targets = [examples.targets[task.name][row] for row in rows]
+            output = task(view)
+            columns |= task.columns(output, view, targets)
+            # What needs all utterances is judged below, from the outputs.
+            losses[task.name] = (output if task.whole_steps else task.losses(output, view, targets)).cpu()
         found.append((rows, columns, losses))
     if accelerator.num_processes > 1:
         found = gather_object(found)
