@@ -29,7 +29,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.finetune import create_accelerator, predict
 from serkit.training.material import load_data
 from serkit.training.recipe import load_recipe
-from serkit.training.run import set_threads, predictions_table
+from serkit.training.run import predictions_table, set_threads
 from serkit.training.tuning import FinetuneOptions
 from serkit.training.waveforms import WaveformSet, store_waveforms
 
