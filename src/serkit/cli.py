@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+    cai = "cai"
 
 
 class Kind(StrEnum):
@@ -109,10 +111,13 @@ def predict(
     audio: Annotated[list[str], typer.Argument(help="recordings, folders, globs, wav.scp, .csv, .jsonl, .parquet")],
     model: Annotated[Path | None, typer.Option(help="a bundle folder; the packaged model when left out")] = None,
     labels: Annotated[str | None, typer.Option(help="candidate classes, separated by commas")] = None,
-    format: Annotated[Format, typer.Option(help="table for people, json lines or csv for programs")] = Format.table,
+    format: Annotated[
+        Format, typer.Option(help="table for people, json lines or csv for programs, cai: lines of Cai et al. 2021")
+    ] = Format.table,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of stdout")] = None,
     embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json only)")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="recordings at a time; one per core when left out")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of the recordings that lists name")] = None,
 ) -> None:
     """Recognise the emotion expressed in recordings.
 
@@ -127,18 +132,19 @@ def predict(
     if embedding and format is not Format.json:
         raise InputError("--embedding needs --format json")
     predictor = Predictor(model or DEFAULT)
-    found = predictor.predict_many(find_clips(audio), workers=workers, labels=names, embedding=embedding)
+    found = predictor.predict_many(find_clips(audio, root), workers=workers, labels=names, embedding=embedding)
     failed: list[InputError] = []
 
     def good() -> Iterable[Any]:
-        for _, result in found:
+        for clip, result in found:
             if isinstance(result, InputError):
                 failed.append(result)
                 typer.echo(f"serkit: {result}", err=True)
             else:
-                yield result
+                yield replace(result, id=Path(clip.audio).name) if format is Format.cai else result
 
-    write = {Format.table: _write_table, Format.json: _write_json, Format.csv: _write_csv}[format]
+    writers = {Format.table: _write_table, Format.json: _write_json, Format.csv: _write_csv, Format.cai: _write_cai}
+    write = writers[format]
     if output is None:
         write(good(), predictor.card.classes, sys.stdout)
     else:
@@ -178,6 +184,17 @@ def _write_csv(predictions: Iterable[Any], classes: tuple[str, ...], file: TextI
         writer.writerow(
             [row["id"], row["start"], row["end"], row["label"], *row["probabilities"].values(), row["model"]]
         )
+
+
+def _write_cai(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
+    """Write what the original's prediction.sh does; a model that names speakers adds number and probabilities."""
+    for prediction in predictions:
+        fields = [prediction.id, str(prediction.end - prediction.start)]
+        for values in (prediction.probabilities, prediction.others.get("speaker")):
+            if values:
+                best = list(values).index(max(values, key=values.__getitem__))
+                fields += [str(best), "", *map(str, values.values())]
+        print(" ".join(fields), file=file, flush=True)
 
 
 @app.command(name="list")
@@ -465,12 +482,32 @@ def _judge_checkpoints(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="a head that Pepino et al. 2021 released: joblib file or .npz")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for model.safetensors and head.json")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="a head of Pepino et al. 2021 (joblib file or .npz) or a checkpoint folder of Cai et al. 2021"
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="folder to write: for a head model.safetensors and head.json, for a checkpoint a bundle",
+        ),
+    ],
 ) -> None:
-    """Turn a foreign head into safetensors and JSON; nothing in the source is executed."""
+    """Turn a foreign head into safetensors and JSON, a checkpoint into a bundle; nothing in the source is executed."""
+    from serkit.models.cai import is_cai_checkpoint
     from serkit.models.pepino import load_released, write_head
 
+    if is_cai_checkpoint(source):
+        from serkit.export import export_checkpoint
+
+        agreement = export_checkpoint(source, output)
+        difference = agreement["max_probability_difference"]
+        typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
+        return
     made = load_released(source)
     write_head(made, output, source.name)
     streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)

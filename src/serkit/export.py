@@ -16,29 +16,26 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
 
 from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.data.corpora import find_corpus
 from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
 from serkit.encoders.base import Encoder
-from serkit.encoders.front import frame_mask
 from serkit.errors import InputError, SerkitError
 from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
-from serkit.models.heads import Batch, Ensemble
+from serkit.models.cai import load_cai
+from serkit.models.graph import TASK_OUTPUTS, Graph, describe_tasks
 from serkit.progress import Step, no_steps
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
 from serkit.training.run import load, store
 
-FRAME_RADIUS_SECONDS = 1.0
-"""A frame's probabilities come from the frames up to this far away."""
-FRAME_STEP_SECONDS = 0.1
-"""Frames share their probabilities with their neighbours for this long: sliding finer costs more than the encoder."""
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
+WHOLE_SECONDS = 40.0
+"""The window of bundles that write text, which is longer than any utterance of IEMOCAP: a cut may divide a word."""
 TOLERANCE = {False: 1e-4, True: 0.15}
 """Largest difference of a probability from PyTorch's that an export accepts, by whether it is int8."""
 
@@ -65,7 +62,8 @@ def export_run(
     encoder, head = (encoder, model) if recipe.finetune is None else (model.encoder.eval(), model.emotion.head)
     section = recipe.encoder
     stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
-    graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride)
+    others = [] if recipe.finetune is None else [task.eval() for task in model.each() if task.name != "emotion"]
+    graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride, others)
     temperature = run_temperature(run)
     rows = manifest.table.sample(min(64, len(manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
@@ -73,6 +71,29 @@ def export_run(
     if not long_enough:
         raise InputError(f"{run}: no recording of {MIN_SECONDS} s or more to compare ONNX with PyTorch on")
     return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, temperature), long_enough, int8)
+
+
+def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False) -> dict[str, float]:
+    """Turn a checkpoint of Cai et al. 2021 into the bundle ``output``; returns how ONNX and PyTorch agree on noise.
+
+    Its probabilities are not calibrated. Raises ``InputError`` as :func:`~serkit.models.cai.load_cai` does.
+    """
+    model = load_cai(source)
+    others = [task for task in model.each() if task.name != "emotion"]
+    graph = Graph(model.encoder, model.emotion.head.eval(), model.layers, 1, others)
+    card = {
+        "name": f"cai/{Path(source).resolve().name}",
+        "classes": model.emotion.classes,
+        "temperature": 1.0,
+        "min_seconds": MIN_SECONDS,
+        "window_seconds": WHOLE_SECONDS,
+        "frame_rate": graph.encoder.frame_rate,
+        "tasks": describe_tasks(others),
+        "details": {"encoder_fingerprint": model.encoder.fingerprint()},
+    }
+    rng = np.random.default_rng(0)
+    noises = [rng.normal(0, level, size).astype(np.float32) for level, size in ((0.01, 16_000), (0.1, 50_000))]
+    return write_bundle(output, graph, card, noises, int8)
 
 
 def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
@@ -124,12 +145,14 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
     corpora = [
         find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora
     ]
+    tasks = describe_tasks(graph.others)
     return {
         "name": recipe.name,
         "classes": recipe.labels.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
-        "window_seconds": WINDOW_SECONDS,
+        "window_seconds": WHOLE_SECONDS if "ctc" in tasks else WINDOW_SECONDS,
+        "tasks": tasks,
         "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
         "licence": "; ".join(sorted({corpus.licence for corpus in corpora})),
@@ -139,40 +162,6 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
             "manifest_fingerprint": manifest.fingerprint(),
         },
     }
-
-
-class Graph(nn.Module):
-    """What a bundle's ``model.onnx`` computes: waveforms to logits, embedding and logits around every frame."""
-
-    def __init__(self, encoder: Encoder, head: Ensemble, layers: Sequence[int], stride: int) -> None:
-        super().__init__()
-        self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
-        self.group = max(1, round(FRAME_STEP_SECONDS * encoder.frame_rate / stride))
-        self.radius = max(1, round(FRAME_RADIUS_SECONDS * encoder.frame_rate / stride / self.group))
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return ``logits (B, C)``, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``.
-
-        The embedding is the time average of the highest layer that the head uses.
-        """
-        features = self.encoder(waveforms, lengths)
-        batch = Batch.of_frames(features, self.layers, self.stride)
-        logits = self.head(batch)
-        around = self.head(Batch.of_frames(features, self.layers, self.stride, self.radius, self.group))
-        frame_lengths = self.encoder.frame_lengths(lengths)
-        size: Any = self.encoder.frame_lengths(waveforms.shape[1])  # type: ignore[arg-type]  # a number does as well
-        steps = torch.arange(size, device=waveforms.device)[None, :]
-        if features.start is not None:
-            steps = steps - features.start[:, None]
-        step = self.stride * self.group
-        held = (features.lengths + step - 1) // step
-        index = torch.minimum((steps.clamp(min=0) // step).expand(waveforms.shape[0], size), held[:, None] - 1)
-        groups = (batch.streams[0].arrays[0].shape[1] // waveforms.shape[0] + self.group - 1) // self.group
-        rows = around.unflatten(0, (waveforms.shape[0], groups))
-        frames = rows.gather(1, index[:, :, None].expand(-1, -1, around.shape[1]))
-        frames = frames * frame_mask(frame_lengths, size)[:, :, None]
-        embedding = batch.streams[0].statistics[:, 0, -1]
-        return logits, embedding, frames, frame_lengths
 
 
 @contextmanager
@@ -192,12 +181,15 @@ def export_graph(graph: Graph, path: Path) -> None:
     """Write ``graph`` as float32 ONNX with batch and time dynamic."""
     graph.eval()
     example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
-    batch, samples = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=1600, max=16_000 * 30)
+    batch, samples = (
+        torch.export.Dim("batch", min=1, max=64),
+        torch.export.Dim("samples", min=1600, max=round(16_000 * WHOLE_SECONDS)),
+    )
     program = torch.onnx.export(
         graph,
         example,
         input_names=["waveforms", "lengths"],
-        output_names=["logits", "embedding", "frame_logits", "frame_lengths"],
+        output_names=graph.outputs,
         dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
         dynamo=True,
         verbose=False,
@@ -265,12 +257,21 @@ def write_bundle(
 
 @torch.no_grad()
 def compare(bundle: Bundle, graph: Graph, waveforms: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return how a bundle's probabilities differ from PyTorch's on ``waveforms``, and the share of equal labels."""
+    """Return how a bundle's probabilities differ from PyTorch's on ``waveforms``, and the share of equal labels.
+
+    The difference is that of any task, the share that of emotion.
+    """
     differences, equal = [], 0
     for waveform in waveforms:
-        ours = bundle.run(waveform).probabilities
-        logits = graph(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))[0][0]
-        theirs = (logits.double() / bundle.card.temperature).softmax(0).numpy()
+        outputs = bundle.run(waveform)
+        ours = outputs.probabilities
+        found = graph(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+        theirs = (found[0][0].double() / bundle.card.temperature).softmax(0).numpy()
         differences.append(np.abs(ours - theirs).max())
         equal += int(ours.argmax() == theirs.argmax())
+        named = dict(zip(graph.outputs, found, strict=True))
+        for name, values in outputs.others.items():
+            wanted = named[TASK_OUTPUTS.get(name, f"{name}_logits")][0].double()
+            wanted = wanted if name in TASK_OUTPUTS else wanted.softmax(-1)
+            differences.append(np.abs(values - wanted.numpy()[: len(values)]).max())
     return {"max_probability_difference": float(np.max(differences)), "equal_labels": equal / len(waveforms)}

@@ -102,7 +102,7 @@ def test_results_are_told_as_the_original_does():
 
 
 def test_the_report_shows_runs_beside_the_paper(judged, tmp_path):
-    run, results, table = judged
+    _, results, table = judged
     trained = tmp_path / "runs" / "one"
     trained.mkdir(parents=True)
     (trained / "recipe.toml").write_text('name = "cai/base-alpha0.01"\n')

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.data.audio import EXTENSIONS
+from serkit.data.recordings import find_recordings
 from serkit.errors import InputError, missing_extra
 
 
@@ -27,9 +28,10 @@ class Clip:
     end: float | None = None
 
 
-def find_clips(names: Iterable[str | Path]) -> Iterator[Clip]:
+def find_clips(names: Iterable[str | Path], root: str | Path | None = None) -> Iterator[Clip]:
     """Yield the clips behind ``names``, in order; folders are searched for recordings, in sorted order.
 
+    The recordings of a list are below ``root`` when it is given (:func:`~serkit.data.recordings.find_recordings`).
     A missing file is yielded as a clip, so that it is reported beside the others. Raises ``InputError`` for a list that
     cannot be read, an empty folder and a glob that matches nothing.
     """
@@ -40,12 +42,12 @@ def find_clips(names: Iterable[str | Path]) -> Iterator[Clip]:
         elif path.suffix.lower() in _LISTS:
             if not path.is_file():
                 raise InputError(f"{path}: no such file")
-            yield from _from_list(path)
+            yield from _from_list(path, root)
         elif not path.exists() and glob.has_magic(name):
             matches = sorted(glob.glob(str(path), recursive=True))
             if not matches:
                 raise InputError(f"{name}: matches no file")
-            yield from find_clips(matches)
+            yield from find_clips(matches, root)
         else:
             yield Clip(str(path), str(path))
 
@@ -61,15 +63,18 @@ def _from_folder(folder: Path) -> Iterator[Clip]:
     yield from (Clip(str(path), str(path)) for path in found)
 
 
-def _from_list(path: Path) -> Iterator[Clip]:
+def _from_list(path: Path, root: str | Path | None) -> Iterator[Clip]:
     try:
         rows = list(_LISTS[path.suffix.lower()](path))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if not rows:
         raise InputError(f"{path}: lists no recording")
-    for number, row in enumerate(rows, 1):
-        audio = row.get("audio") or row.get("wav") or row.get("file") or row.get("path")
+    named = [row.get("audio") or row.get("wav") or row.get("file") or row.get("path") for row in rows]
+    places = [audio and str(path.parent / str(audio)) for audio in named]
+    if root is not None:
+        places = find_recordings([str(audio) if audio else None for audio in named], root, path)
+    for number, (row, audio, place) in enumerate(zip(rows, named, places, strict=True), 1):
         if not audio:
             raise InputError(f"{path}: row {number} names no recording (expected a column audio)")
         id = row.get("id") or row.get("key") or audio
@@ -77,7 +82,7 @@ def _from_list(path: Path) -> Iterator[Clip]:
             start, end = (None if row.get(key) in (None, "") else float(row[key]) for key in ("start", "end"))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: row {number}: start and end are seconds: {error}") from error
-        yield Clip(str(id), str(path.parent / str(audio)), start, end)
+        yield Clip(str(id), str(place), start, end)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,10 @@
 """Bundles: a folder with ``model.onnx`` and ``serkit.json``, all that is needed to recognise.
 
 The graph takes ``waveforms (B, S)`` float32 at 16 kHz and ``lengths (B,)`` int64 in samples, and returns ``logits
-(B, C)`` before calibration, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``.
+(B, C)`` before calibration, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``. The graph of a
+model with other ``tasks`` also returns, of these what it has: ``ctc_logits (B, T, V)``, scores of symbols, and
+``ctc_lengths (B,)``, the frames of them that count; ``speaker_logits (B, K)``, ``gender_logits (B, K)``; ``affect
+(B, A)`` in [0, 1].
 """
 
 from __future__ import annotations
@@ -18,12 +21,18 @@ import onnxruntime
 from serkit.errors import InputError
 
 FORMAT = 1
+TASKS = {"ctc": "symbols", "speaker": "classes", "gender": "classes", "affect": "dimensions"}
+"""Tasks beside emotion, and what ``serkit.json`` names of them."""
 DEFAULT = Path(str(resources.files("serkit") / "pretrained" / "default"))
 
 
 @dataclass(frozen=True)
 class Card:
-    """What ``serkit.json`` says of a bundle. Times are in seconds, ``frame_rate`` in frames per second."""
+    """What ``serkit.json`` says of a bundle. Times are in seconds, ``frame_rate`` in frames per second.
+
+    ``tasks`` are those beside emotion: ``ctc`` with its ``symbols``, ``speaker`` and ``gender`` with their ``classes``,
+    ``affect`` with its ``dimensions``.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -38,19 +47,26 @@ class Card:
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    tasks: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
-        """Return the card as JSON-ready values."""
-        return {**asdict(self), "classes": list(self.classes)}
+        """Return the card as JSON-ready values; ``tasks`` only where there are any."""
+        values = {**asdict(self), "classes": list(self.classes)}
+        return values if self.tasks else {name: value for name, value in values.items() if name != "tasks"}
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a graph says: ``probabilities (C,)``, ``embedding (D,)`` and ``frame_probabilities (T, C)``."""
+    """What a graph says: ``probabilities (C,)``, ``embedding (D,)`` and ``frame_probabilities (T, C)``.
+
+    ``others`` are the tasks beside emotion by name: probabilities of symbols ``(T, V)`` for "ctc", of classes ``(K,)``
+    for "speaker" and "gender"; the dimensions ``(A,)`` of "affect".
+    """
 
     probabilities: np.ndarray
     embedding: np.ndarray
     frame_probabilities: np.ndarray
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Bundle:
@@ -81,22 +97,46 @@ class Bundle:
         gives = {item.name: item.shape for item in self.session.get_outputs()}
         if takes != {"waveforms", "lengths"} or not {"logits", "embedding", "frame_logits"} <= set(gives):
             raise InputError(f"{path}: is not a model of a serkit bundle: give a folder made by serkit export")
-        known, named = gives["logits"][-1], len(self.card.classes)
-        if isinstance(known, int) and known != named:
-            raise InputError(f"{path}: knows {known} classes, but serkit.json names {named}: export it again")
+        sizes = {"logits": len(self.card.classes)} | {output: len(names) for output, names in self._named().items()}
+        for output, named in sizes.items():
+            if output not in gives:
+                raise InputError(f"{path}: has no output {output}, which serkit.json names: export it again")
+            known, what = gives[output][-1], "classes" if output == "logits" else f"values in {output}"
+            if isinstance(known, int) and known != named:
+                raise InputError(f"{path}: knows {known} {what}, but serkit.json names {named}: export it again")
+
+    def _named(self) -> dict[str, list[str]]:
+        """Return the output of every task beside emotion, with the names of what is in it."""
+        return {
+            "affect" if name == "affect" else f"{name}_logits": next(iter(told.values()))
+            for name, told in self.card.tasks.items()
+        }
 
     def run(self, waveform: np.ndarray, keep: np.ndarray | None = None) -> Outputs:
         """Recognise one ``waveform (S,)`` float32 at 16 kHz; ``keep (C,)`` booleans restrict the candidate classes."""
         feed = {"waveforms": waveform[None], "lengths": np.array([len(waveform)], np.int64)}
-        logits, embedding, frame_logits = self.session.run(["logits", "embedding", "frame_logits"], feed)
-        return Outputs(self._calibrate(logits[0], keep), embedding[0], self._calibrate(frame_logits[0], keep))
+        names = ["logits", "embedding", "frame_logits", *self._named()]
+        names += ["ctc_lengths"] if "ctc" in self.card.tasks else []
+        given = dict(zip(names, self.session.run(names, feed), strict=True))
+        others = {}
+        for task, output in zip(self.card.tasks, self._named(), strict=True):
+            values = given[output][0].astype(np.float64)
+            values = values[: int(given["ctc_lengths"][0])] if task == "ctc" else values
+            others[task] = values if task == "affect" else softmax(values)
+        frames = self._calibrate(given["frame_logits"][0], keep)
+        return Outputs(self._calibrate(given["logits"][0], keep), given["embedding"][0], frames, others)
 
     def _calibrate(self, logits: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
         scaled = logits.astype(np.float64) / self.card.temperature
         if keep is not None:
             scaled = np.where(keep, scaled, -np.inf)
-        scaled = np.exp(scaled - scaled.max(-1, keepdims=True))
-        return scaled / scaled.sum(-1, keepdims=True)
+        return softmax(scaled)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Return ``scores (..., C)`` as probabilities."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def read_card(folder: Path) -> Card:
@@ -115,6 +155,9 @@ def read_card(folder: Path) -> Card:
         card = Card(**{**fields, "classes": tuple(fields["classes"])})
         if not (card.temperature > 0 and 0 < card.min_seconds <= card.window_seconds):
             raise ValueError("temperature and times must be positive, min_seconds at most window_seconds")
+        for task, told in card.tasks.items():
+            if list(told) != [TASKS.get(task)] or not told[TASKS[task]]:
+                raise ValueError(f"task {task!r} is not known, or does not name its {TASKS.get(task, 'outputs')}")
         return card
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is damaged: {error}") from error

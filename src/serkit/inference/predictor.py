@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 from serkit.cores import count_cores
 from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK, Source, source_name, stream_audio, to_16k_mono
 from serkit.data.clips import Clip
+from serkit.data.text import CharTokenizer
 from serkit.errors import AudioError, InputError, nearest
-from serkit.inference.bundle import DEFAULT, Bundle
+from serkit.inference.bundle import DEFAULT, TASKS, Bundle
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Prediction:
 
     ``probabilities`` are calibrated and add up to one; ``label`` is the most probable class. ``start`` and ``end`` are
     in seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, and
-    ``embedding (D,)`` is there when asked for.
+    ``embedding (D,)`` is there when asked for. What models with further tasks say: ``text`` is what they hear, one
+    window's after the other's; ``others`` has the probabilities of "speaker" and "gender" and the dimensions of
+    "affect", averaged over windows by length.
     """
 
     id: str
@@ -53,6 +56,22 @@ class Prediction:
     model: str
     segments: tuple[Segment, ...] = ()
     embedding: np.ndarray | None = field(default=None, repr=False)
+    text: str | None = None
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def speaker(self) -> str | None:
+        """The most probable speaker; None where the model knows none."""
+        return self._best("speaker")
+
+    @property
+    def gender(self) -> str | None:
+        """The most probable gender; None where the model was not trained on it."""
+        return self._best("gender")
+
+    def _best(self, task: str) -> str | None:
+        found = self.others.get(task)
+        return max(found, key=found.__getitem__) if found else None
 
     @property
     def confidence(self) -> float:
@@ -60,9 +79,14 @@ class Prediction:
         return self.probabilities[self.label]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; ``segments`` and ``embedding`` only where there are any."""
+        """Return JSON-ready values; ``segments``, ``embedding``, ``text`` and other tasks only where there are any."""
         whole = Segment(self.start, self.end, self.label, self.probabilities)
         found: dict[str, Any] = {"id": self.id, **whole.as_dict(), "model": self.model}
+        if self.text is not None:
+            found["text"] = self.text
+        for task, values in self.others.items():
+            rounded = {name: round(value, 4) for name, value in values.items()}
+            found |= {task: rounded} if task == "affect" else {task: self._best(task), f"{task}_probabilities": rounded}
         if self.segments:
             found["segments"] = [segment.as_dict() for segment in self.segments]
         if self.embedding is not None:
@@ -80,6 +104,8 @@ class Predictor:
     def __init__(self, bundle: str | Path = DEFAULT) -> None:
         self.bundle = Bundle(bundle)
         self.card = self.bundle.card
+        symbols = self.card.tasks.get("ctc", {}).get("symbols")
+        self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
 
     def predict(
         self,
@@ -107,6 +133,7 @@ class Predictor:
             name, blocks = id or source_name(audio), stream_audio(audio, start, end)
         origin = start or 0.0
         segments, vectors, weights, position = [], [], [], 0
+        told: list[dict[str, np.ndarray]] = []
         peak = 0.0
         for window in self._windows(blocks):
             begin, position = position, position + len(window)
@@ -119,6 +146,7 @@ class Predictor:
             times = (origin + begin / SAMPLING_RATE, origin + position / SAMPLING_RATE)
             segments.append(Segment(*times, max(probabilities, key=probabilities.__getitem__), probabilities))
             weights.append(len(window))
+            told.append(outputs.others)
             if embedding:
                 vectors.append(outputs.embedding)
         if not segments:
@@ -135,7 +163,25 @@ class Predictor:
             model=self.card.name,
             segments=tuple(segments) if position > self._window else (),
             embedding=share @ np.array(vectors) if embedding else None,
+            text=self._decode(told),
+            others=self._average(told, share),
         )
+
+    def _decode(self, told: Sequence[dict[str, np.ndarray]]) -> str | None:
+        """Return what was heard: the best symbol of every frame, repeats merged, windows joined by a space."""
+        if self.tokenizer is None:
+            return None
+        texts = [self.tokenizer.decode(outputs["ctc"].argmax(-1).tolist(), merge=True) for outputs in told]
+        return " ".join(text for text in texts if text)
+
+    def _average(self, told: Sequence[dict[str, np.ndarray]], share: np.ndarray) -> dict[str, dict[str, float]]:
+        """Return every other task's values by name, averaged over windows by their ``share`` of the length."""
+        averaged = {}
+        for task, names in self.card.tasks.items():
+            if task != "ctc":
+                mean = share @ np.array([outputs[task] for outputs in told])
+                averaged[task] = dict(zip(names[TASKS[task]], mean.tolist(), strict=True))
+        return averaged
 
     def predict_many(
         self,
