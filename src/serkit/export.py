@@ -151,7 +151,7 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
         "classes": recipe.labels.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
-        "window_seconds": WHOLE_SECONDS if "ctc" in tasks else WINDOW_SECONDS,
+        "window_seconds": longest_seconds(graph.encoder) if "ctc" in tasks else WINDOW_SECONDS,
         "tasks": tasks,
         "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
@@ -162,6 +162,11 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
             "manifest_fingerprint": manifest.fingerprint(),
         },
     }
+
+
+def longest_seconds(encoder: Encoder) -> float:
+    """Return the longest window that a bundle with ``encoder`` may have."""
+    return min(WHOLE_SECONDS, (encoder.max_samples or np.inf) / SAMPLING_RATE)
 
 
 @contextmanager
@@ -181,10 +186,8 @@ def export_graph(graph: Graph, path: Path) -> None:
     """Write ``graph`` as float32 ONNX with batch and time dynamic."""
     graph.eval()
     example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
-    batch, samples = (
-        torch.export.Dim("batch", min=1, max=64),
-        torch.export.Dim("samples", min=1600, max=round(16_000 * WHOLE_SECONDS)),
-    )
+    longest = round(longest_seconds(graph.encoder) * SAMPLING_RATE)
+    batch, samples = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=1600, max=longest)
     program = torch.onnx.export(
         graph,
         example,
