@@ -137,8 +137,11 @@ class Task(nn.Module):
         """Return the head's output."""
         raise NotImplementedError
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Any]) -> Tensor:
-        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown."""
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Any]) -> Tensor:
+        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown.
+
+        With ``whole_steps`` it follows from ``output`` alone, and ``view`` may be None.
+        """
         raise NotImplementedError
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Any]) -> dict[str, list[Any]]:
@@ -173,7 +176,7 @@ class EmotionTask(Task):
         """Return the scores of every member ``(members, B, C)``."""
         return self.head.each(view.batch)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
         wanted = torch.stack(list(targets)).to(output.device)
         each = [
             F.cross_entropy(scores.float(), wanted, reduction="none", label_smoothing=self.smoothing)
@@ -214,7 +217,8 @@ class CtcTask(Task):
         """Return the scores of the symbols ``(B, T, V)``."""
         return self.linear(view.frames)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor | None]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor | None]) -> Tensor:
+        assert view is not None
         known = torch.tensor([target is not None for target in targets], device=output.device)
         rows = [torch.zeros(0, dtype=torch.long) if target is None else target.long() for target in targets]
         counts = torch.tensor([len(row) for row in rows])
@@ -254,7 +258,7 @@ class ClassTask(Task):
         """Return the scores ``(B, K)``."""
         return self.linear(reverse_gradient(view.mean) if self.config.adversarial else view.mean)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[int]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[int]) -> Tensor:
         wanted = torch.tensor(targets, device=output.device)
         return F.cross_entropy(output.float(), wanted, reduction="none", ignore_index=-1)
 
@@ -286,7 +290,7 @@ class AffectTask(Task):
         """Return the dimensions ``(B, A)``."""
         return self.linear(view.mean).float().sigmoid()
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
         return concordance_loss(output, torch.stack(list(targets)).to(output.device)).expand(len(output))
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:

@@ -16,6 +16,8 @@ from serkit.encoders.base import Encoder
 from serkit.models.heads import create_head, layer_weights
 from serkit.models.model import Model
 from serkit.models.tasks import EmotionTask, create_tasks
+from serkit.processes import leads
+from serkit.progress import print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
@@ -23,7 +25,14 @@ from serkit.training.finetune import create_accelerator, finetune, predict
 from serkit.training.fit import balance_weights
 from serkit.training.material import encoder_spec
 from serkit.training.recipe import Recipe
-from serkit.training.tuning import FinetuneOptions, load_trained, merge_lora, prepare_encoder, trained_state
+from serkit.training.tuning import (
+    FinetuneOptions,
+    half_precision,
+    load_trained,
+    merge_lora,
+    prepare_encoder,
+    trained_state,
+)
 from serkit.training.waveforms import WaveformSet, WaveformStore
 
 
@@ -59,8 +68,12 @@ class Recordings:
         dev = self._set(model, dev_ids) if dev_ids else None
         if recipe.features.normalise == "global":
             self._standardise(model, train)
-        history = finetune(model, train, dev, recipe.training, options, seed, folder, self.device)
-        return model, history
+
+        def report(line: dict[str, Any]) -> None:
+            if folder is not None and leads():  # epochs take minutes
+                print_epoch(folder.name, line, recipe.training.epochs)
+
+        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Model:
         """Return the model of a fold trained on ``train_ids`` from what :meth:`state` kept of it, LoRA merged."""
@@ -120,11 +133,17 @@ class Recordings:
     def _standardise(self, model: Model, train: WaveformSet) -> None:
         """Set the head's standardisation from what the encoder says of the training part before it is trained."""
         model.eval()
-        pieces = cut_step(range(len(train)), train.seconds, self._options.batches)
-        views = [model.view(train.plain().batch(rows)) for rows in pieces]
-        statistics = torch.cat([view.batch.streams[0].statistics for view in views])
-        stride = self.recipe.encoder.stride
-        lengths = torch.cat([torch.div(view.lengths + stride - 1, stride, rounding_mode="floor") for view in views])
-        stream = StreamSet(statistics[None], lengths[None], ())
+        accelerator = create_accelerator(self.device)
+        model.to(accelerator.device)
+        plain, stride = train.plain(), self.recipe.encoder.stride
+        parts = []
+        for rows in cut_step(range(len(train)), train.seconds, self._options.batches):
+            with half_precision(self._options, accelerator.device):
+                view = model.view(plain.batch(rows).to(accelerator.device))
+            frames = torch.div(view.lengths + stride - 1, stride, rounding_mode="floor")
+            parts.append((view.batch.streams[0].statistics, frames))
+        statistics, lengths = (torch.cat(part)[None] for part in zip(*parts, strict=True))
         none = torch.zeros(len(train))
-        fit_standardisation(model.emotion.head, FeatureSet(train.ids, (stream,), none, none))
+        fit_standardisation(
+            model.emotion.head, FeatureSet(train.ids, (StreamSet(statistics, lengths, ()),), none, none)
+        )
