@@ -6,7 +6,7 @@ The model of Cai et al. 2021: wav2vec 2.0 with all weights trained, CTC on every
 classes) on their mean, AdamW, gradients clipped, dropout and time masking as published; random weights, written as a
 Hugging Face checkpoint that both sides load. Effective batch 8, one thread.
 
-    hf8        transformers.Trainer, random batches of 8, padded to the longest, no attention mask (a base model has none)
+    hf8        transformers.Trainer, random batches of 8, padded to the longest, no attention mask (base models)
     hf2x4      the same, batches of 2 with gradients accumulated over 4
     published  the same with gradient checkpointing, as in the published script
     hfgroup    batches of 8, train_sampling_strategy="group_by_length"
@@ -311,15 +311,17 @@ def clock(run: Run, device: str) -> tuple[float, float, float]:
     return (busy if device == "cpu" else wall), wall, padded
 
 
-def measure(
-    rows: list[str], model: Path, config: Any, options: argparse.Namespace
-) -> list[dict[str, dict[str, float]]]:
+Round = dict[str, dict[str, float]]
+"""What was measured of every row."""
+
+
+def measure(rows: list[str], model: Path, config: Any, options: argparse.Namespace) -> list[Round]:
     """Run all rows in every round; returns what was measured of each row, round by round."""
     found = []
     for number in range(options.rounds):
         examples = draw_round(number, options.rounds, BATCH * options.steps)
         seconds = sum(len(example.waveform) for example in examples) / RATE
-        results: dict[str, dict[str, float]] = {}
+        results: Round = {}
         for row in rows[:: 1 if number % 2 == 0 else -1]:
             prepare = prepare_serkit if row in SERKIT else prepare_trainer
             if options.device == "cuda" and number == 0:
@@ -335,7 +337,7 @@ def measure(
     return found
 
 
-def summarise(row: str, found: list[dict[str, dict[str, float]]], steps: int) -> dict[str, Any]:
+def summarise(row: str, found: list[Round], steps: int) -> dict[str, Any]:
     """Return a line of the table."""
     mine = [results[row] for results in found]
     line: dict[str, Any] = {
@@ -387,7 +389,9 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, help="of every row in a round; 1 on a CPU, 50 on a GPU when left out")
-    parser.add_argument("--rows", default="hf8,serkit,bf16,frozen,lora", help=f"of {', '.join([*HF, *SERKIT])}")
+    parser.add_argument(
+        "--rows", default="hf8,hf2x4,published,serkit,bf16,frozen,lora", help=f"of {', '.join([*HF, *SERKIT])}"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s that the device is said to reach, for cuda")
     options = parser.parse_args()
@@ -396,6 +400,7 @@ def main() -> None:
         parser.error("--device cuda: say --peak, such as 989 for an H100 in bfloat16")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     rows = options.rows.split(",")
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
