@@ -51,7 +51,8 @@ def finetune(
     accelerator = create_accelerator(device)
     model.to(accelerator.device)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(parameter_groups(model, options, training.lr, training.weight_decay), eps=training.epsilon)
+    groups = parameter_groups(model, options, training.lr, training.weight_decay)
+    optimizer = kind(groups, eps=training.epsilon, fused=True)  # one pass over the weights in place of fifteen
     state = Progress(
         folder,
         lambda: trained_state(model),

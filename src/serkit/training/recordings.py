@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,27 @@ class Recordings:
     def _encoder(self) -> Encoder:
         return encoder_spec(self.recipe.encoder).create()
 
+    def _encoder_for_heads(self) -> tuple[Encoder, tuple[int, ...]]:
+        """Return the encoder, where it can be cut above the highest layer that heads see, and where those layers are.
+
+        Blocks above would be computed, and their gradients of zero as well.
+        """
+        encoder, section = self._encoder(), self.recipe.encoder
+        chosen, kept = section.chosen(encoder.num_layers), getattr(encoder, "kept", None)
+        if kept is None or len(set(chosen)) == len(kept):
+            return encoder, chosen
+        needed = sorted(set(chosen))
+        spec = encoder_spec(section)
+        fewer = replace(spec, options={**spec.options, "layers": [kept[number] for number in needed]})
+        return fewer.create(), tuple(needed.index(number) for number in chosen)
+
     @cached_property
     def _row(self) -> dict[str, int]:
         return {id: row for row, id in enumerate(self.manifest.ids)}
 
     def _new_model(self, train_ids: Sequence[str]) -> Model:
         recipe, section = self.recipe, self.recipe.encoder
-        encoder = self._encoder()
-        layers = section.chosen(encoder.num_layers)
+        encoder, layers = self._encoder_for_heads()
         head = create_head(recipe.head, [(len(layers), encoder.dim)], len(recipe.labels.classes))
         emotion = EmotionTask(recipe.tasks.emotion, head, recipe.scheme(), recipe.training.label_smoothing)
         tasks = create_tasks(recipe.tasks, emotion, encoder.dim, self.manifest.select(train_ids), recipe.head.init)
