@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -19,7 +20,8 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from serkit.errors import InputError, SerkitError, missing_extra
-from serkit.progress import show_steps
+from serkit.processes import leads
+from serkit.progress import no_steps, show_steps
 
 app = typer.Typer(
     help="Speech emotion recognition: recognise, train, evaluate.",
@@ -345,7 +347,7 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/NAME when left out")] = None,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
-    device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
+    device: Annotated[str, typer.Option(help="where encoders run or are fine-tuned: cpu or cuda")] = "cpu",
 ) -> None:
     """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption."""
     from serkit.training.recipe import load_recipe
@@ -353,9 +355,10 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
-    with show_steps() as step:
+    with show_steps() if leads() else nullcontext(no_steps) as step:
         train(loaded, folder, cache or _cache_folder(), step, workers, device)
-    _evaluate(folder)
+    if leads():
+        _evaluate(folder)
 
 
 @app.command()

@@ -27,7 +27,7 @@ from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.cai import load_cai
-from serkit.models.graph import TASK_OUTPUTS, Graph, describe_tasks
+from serkit.models.graph import TASK_OUTPUTS, Graph, describe_tasks, graph_of
 from serkit.progress import Step, no_steps
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
@@ -59,11 +59,12 @@ def export_run(
     material: Any = load(recipe, manifest, store(recipe, manifest, Path(cache), step))
     model, _ = material.fit(manifest.ids, (), recipe.seeds[0], None)
     model = material.restore(manifest.ids, material.state(model))
-    encoder, head = (encoder, model) if recipe.finetune is None else (model.encoder.eval(), model.emotion.head)
     section = recipe.encoder
-    stride = section.stride if head.needs_frames else 1  # cached statistics are those of single frames
-    others = [] if recipe.finetune is None else [task.eval() for task in model.each() if task.name != "emotion"]
-    graph = Graph(encoder, head.eval(), section.chosen(encoder.num_layers), stride, others)
+    if recipe.finetune is None:
+        stride = section.stride if model.needs_frames else 1  # cached statistics are those of single frames
+        graph = Graph(encoder, model.eval(), section.chosen(encoder.num_layers), stride)
+    else:
+        graph = graph_of(model.eval())
     temperature = run_temperature(run)
     rows = manifest.table.sample(min(64, len(manifest)), seed=0, shuffle=True)
     waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
@@ -79,8 +80,7 @@ def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False
     Its probabilities are not calibrated. Raises ``InputError`` as :func:`~serkit.models.cai.load_cai` does.
     """
     model = load_cai(source)
-    others = [task for task in model.each() if task.name != "emotion"]
-    graph = Graph(model.encoder, model.emotion.head.eval(), model.layers, 1, others)
+    graph = graph_of(model)
     card = {
         "name": f"cai/{Path(source).resolve().name}",
         "classes": model.emotion.classes,
@@ -88,7 +88,7 @@ def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False
         "min_seconds": MIN_SECONDS,
         "window_seconds": WHOLE_SECONDS,
         "frame_rate": graph.encoder.frame_rate,
-        "tasks": describe_tasks(others),
+        "tasks": describe_tasks(graph.others),
         "details": {"encoder_fingerprint": model.encoder.fingerprint()},
     }
     rng = np.random.default_rng(0)
@@ -151,7 +151,9 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
         "classes": recipe.labels.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
-        "window_seconds": _longest_window(graph.encoder) if "ctc" in tasks else WINDOW_SECONDS,
+        "window_seconds": min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)
+        if "ctc" in tasks
+        else WINDOW_SECONDS,
         "tasks": tasks,
         "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
@@ -164,10 +166,9 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
     }
 
 
-def _longest_window(encoder: Encoder) -> float:
-    """Return :data:`WHOLE_SECONDS`, or what ``encoder`` hears at most."""
-    heard = None if encoder.max_samples is None else encoder.max_samples / SAMPLING_RATE
-    return min(limit for limit in (WHOLE_SECONDS, encoder.limit, heard) if limit is not None)
+def longest_seconds(encoder: Encoder) -> float:
+    """Return the longest window that a bundle with ``encoder`` may have."""
+    return min(WHOLE_SECONDS, (encoder.max_samples or np.inf) / SAMPLING_RATE)
 
 
 @contextmanager
@@ -187,10 +188,8 @@ def export_graph(graph: Graph, path: Path) -> None:
     """Write ``graph`` as float32 ONNX with batch and time dynamic."""
     graph.eval()
     example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
-    batch, samples = (
-        torch.export.Dim("batch", min=1, max=64),
-        torch.export.Dim("samples", min=1600, max=round(16_000 * WHOLE_SECONDS)),
-    )
+    longest = round(longest_seconds(graph.encoder) * SAMPLING_RATE)
+    batch, samples = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=1600, max=longest)
     program = torch.onnx.export(
         graph,
         example,

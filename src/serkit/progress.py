@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Step = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
@@ -18,6 +19,12 @@ def print_steps(what: str, done: int, total: int) -> None:
     """Print a line on stderr for every tenth of the work."""
     if done * 10 // total > (done - 1) * 10 // total:
         print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+
+def print_epoch(name: str, line: dict[str, Any], epochs: int) -> None:
+    """Print what an epoch of the training called ``name`` came to, on stderr."""
+    facts = ", ".join(f"{key} {value:.4g}" for key, value in line.items() if key != "epoch")
+    print(f"{name}: epoch {line['epoch']} of {epochs}, {facts}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from serkit import cli
 from serkit.data.text import WAV2VEC2
 from serkit.errors import InputError
-from serkit.export import _longest_window, export_run
+from serkit.export import export_run, longest_seconds
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
 from serkit.models.cai import load_cai
@@ -130,10 +130,8 @@ def test_a_run_becomes_a_bundle_with_all_its_tasks(iemocap_folder, tiny_wav2vec2
 
 
 def test_windows_are_no_longer_than_an_encoder_hears():
-    encoder = SimpleNamespace(limit=None, max_samples=None)
-    assert _longest_window(encoder) == 40
-    assert _longest_window(SimpleNamespace(limit=None, max_samples=480_000)) == 30
-    assert _longest_window(SimpleNamespace(limit=20.0, max_samples=480_000)) == 20
+    assert longest_seconds(SimpleNamespace(max_samples=None)) == 40
+    assert longest_seconds(SimpleNamespace(max_samples=480_000)) == 30
 
 
 # The line format, from the base installation: no PyTorch

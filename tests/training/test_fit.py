@@ -15,9 +15,13 @@ import pytest
 import torch
 
 from serkit.errors import InputError
+from serkit.training import checkpoint
 from serkit.training import fit as fit_module
+from serkit.training.checkpoint import Progress
+from serkit.training.finetune import finetune
 from serkit.training.fit import TrainingOptions, balance_weights, evaluate_dev, fit, predict, schedule_factor
-from serkit.training.run import fit_fold
+from serkit.training.material import Material
+from serkit.training.recordings import Recordings
 
 torch.set_num_threads(1)
 
@@ -27,8 +31,11 @@ import sys, torch
 from pathlib import Path
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
+from serkit.training.checkpoint import Progress
+from serkit.training import checkpoint
 from serkit.training.fit import TrainingOptions, fit
 torch.set_num_threads(1)
+checkpoint.SHARE = 0
 
 def part(count, seed, copies=2):
     generator = torch.Generator().manual_seed(seed)
@@ -53,6 +60,11 @@ if __name__ == "__main__":
     fit(new_head(), part(24, 1), part(9, 2), OPTIONS.model_copy(update={"epochs": 100_000}), 5, Path(sys.argv[1]),
         lambda line: print(line["epoch"], flush=True))
 """
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_at_any_price(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +193,13 @@ def test_a_killed_training_ends_with_the_same_weights(task, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     process.stdout.close()
-    checkpoint = fit_module._Progress(tmp_path)
     head = task.new_head()
-    checkpoint.resume(head, fit_module._create_optimizer(head, task.OPTIONS))
-    assert checkpoint.epoch >= 7
+    optimizer = fit_module._create_optimizer(head, task.OPTIONS)
+    state = Progress(tmp_path, head.state_dict, head.load_state_dict, optimizer, 0)
+    state.resume()
+    assert state.epoch >= 7
     # One-cycle depends on how many epochs there are: the task's own number, cut short by an interruption.
-    last, options = checkpoint.epoch + 2, with_(task.OPTIONS, epochs=100_000)
+    last, options = state.epoch + 2, with_(task.OPTIONS, epochs=100_000)
 
     def weights_at(folder):
         head, kept = task.new_head(), []
@@ -208,6 +221,17 @@ def test_checkpoints_are_not_written_more_often_than_asked(task, tmp_path):
     assert not list(tmp_path.iterdir())
     trained(task, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_checkpoints_that_are_slow_to_write_are_few(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 2))  # every look at the clock takes two seconds
+    monkeypatch.setattr(checkpoint, "SHARE", 5)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    weights = {"a": torch.ones(2)}
+    state = Progress(tmp_path, lambda: weights, weights.update, torch.optim.Adam([torch.ones(2)]), 3)
+    assert [state.due(), state.due()] == [False, True]
+    state.save()
+    assert state.cost == 2 and [state.due() for _ in range(5)] == [False] * 4 + [True]
 
 
 # Choosing
@@ -256,11 +280,12 @@ def test_weights_of_utterances_count(task):
 
 
 def test_there_is_no_way_in_for_a_test_part():
-    for function in (fit, fit_fold):
+    for function in (fit, finetune, Material.fit, Recordings.fit):
         names = list(inspect.signature(function).parameters)
         assert not [name for name in names if "test" in name or "eval" in name or name in ("args", "kwargs")]
     assert list(inspect.signature(fit).parameters) == ["head", "train", "dev", "options", "seed", "folder", "report"]
-    assert list(inspect.signature(fit_fold).parameters)[2:4] == ["train_ids", "dev_ids"]
+    for function in (Material.fit, Recordings.fit):
+        assert list(inspect.signature(function).parameters) == ["self", "train_ids", "dev_ids", "seed", "folder"]
 
 
 # The convex fit

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.evaluation.report import write_report
+from serkit.models.tasks import prediction_columns
 from serkit.progress import no_steps
-from serkit.training import run as run_module
-from serkit.training.material import load_data, prepare_material
+from serkit.training import material as material_module
+from serkit.training.material import encode_all, load_data, load_material
 from serkit.training.recipe import load_recipe
 from serkit.training.run import predictions_table, train
 
@@ -85,17 +86,22 @@ def go(root):
     return run
 
 
+def load_all(recipe, root):
+    manifest = load_data(recipe)
+    return load_material(recipe, manifest, encode_all(recipe, manifest, root / "cache", workers=1))
+
+
 @pytest.fixture
 def fits(monkeypatch):
     """Every call of ``fit`` as (training ids, dev ids)."""
-    calls, fit = [], run_module.fit
+    calls, fit = [], material_module.fit
 
     def counting(head, train_set, dev_set, *rest):
         calls.append((train_set.ids, dev_set.ids if dev_set else ()))
         assert dev_set is None or dev_set.copies == 1
         return fit(head, train_set, dev_set, *rest)
 
-    monkeypatch.setattr(run_module, "fit", counting)
+    monkeypatch.setattr(material_module, "fit", counting)
     return calls
 
 
@@ -193,7 +199,7 @@ def test_other_heads_and_normalisations_run(overrides, go, tmp_path):
 
 def test_material_lines_up_with_the_manifest(root):
     recipe = load_recipe(root / "small.toml")
-    material = prepare_material(recipe, load_data(recipe), root / "cache", workers=1)
+    material = load_all(recipe, root)
     assert list(material.features.ids) == material.manifest.ids and len(material.features) == 24
     classes = [recipe.labels.classes[target] for target in material.features.targets]
     assert classes == material.manifest.table["emotion"].to_list()
@@ -207,7 +213,7 @@ def test_probabilities_are_those_of_the_scores(root):
     manifest = load_data(load_recipe(root / "small.toml"))
     ids = manifest.ids[:2]
     scores = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
-    table = predictions_table(manifest.select(ids), scores, ["a", "b", "c"])
+    table = predictions_table(manifest.select(ids), prediction_columns(scores, ["a", "b", "c"]))
     assert table["prediction"].to_list() == ["c", "a"] and table["id"].to_list() == ids
     np.testing.assert_allclose(table.select("p_a", "p_b", "p_c"), scores.double().softmax(1))
 
@@ -244,7 +250,7 @@ STREAMS = "streams=[{name='spectrogram', stride=2, zero_tail=true, scalar=true, 
 def test_two_encoders_feed_one_head(go, root, tmp_path, normalise, kind):
     changes = [STREAMS, f"features.normalise={normalise}", f"head.kind={kind}", "features.max_frames=20", "seeds=[0]"]
     table = pl.read_parquet(go(tmp_path / "run", *changes, "training.epochs=12"))
-    material = prepare_material(load_recipe(root / "small.toml", changes), *_data(root, changes))
+    material = load_all(load_recipe(root / "small.toml", changes), root)
     assert material.shapes == ((2, 64), (1, 257)) and "+" in material.fingerprint
     assert (material.features.streams[0].scaling is not None) == (normalise == "speaker" and kind == "frames")
     test = table.filter(pl.col("part") == "test")
@@ -253,10 +259,6 @@ def test_two_encoders_feed_one_head(go, root, tmp_path, normalise, kind):
     if kind == "frames":
         assert len(line["layer_weights"][0]) == 2 and sum(line["layer_weights"][0]) == pytest.approx(1)
         assert line["layer_weights"][1] == []
-
-
-def _data(root, changes):
-    return load_data(load_recipe(root / "small.toml", changes)), root / "cache"
 
 
 def _history(folder):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from serkit.encoders.base import Encoder
 from serkit.encoders.front import frame_mask
 from serkit.models.heads import Batch, Ensemble
+from serkit.models.model import Model
 from serkit.models.tasks import AffectTask, ClassTask, CtcTask, Task, View
 
 FRAME_RADIUS_SECONDS = 1.0
@@ -81,6 +82,12 @@ class Graph(nn.Module):
             others.append(task.linear(view.mean) if isinstance(task, ClassTask) else task(view))
             others += [features.lengths] if task.name == "ctc" else []
         return logits, embedding, frames, frame_lengths, *others
+
+
+def graph_of(model: Model) -> Graph:
+    """Return what a bundle of a fine-tuned model computes."""
+    others = [task for task in model.each() if task.name != "emotion"]
+    return Graph(model.encoder, model.emotion.head, model.layers, model.stride, others)
 
 
 def describe_tasks(tasks: Sequence[Task]) -> dict[str, dict[str, list[str]]]:

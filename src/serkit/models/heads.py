@@ -55,6 +55,8 @@ class HeadConfig(BaseModel):
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+TINY = 1e-12
+"""Least variance: the gradient of a deviation does not exist at zero."""
 Shape = tuple[int, int]
 """Layers and width of one stream of features: ``(N, D)``."""
 
@@ -96,7 +98,9 @@ class Batch:
         segments = Segments.padded(lengths, size) if radius is None else Windows(lengths, size, radius, group)
         wide = packed.transpose(0, 1).flatten(1)  # (B * T, N * D)
         mean, variance = segments.moments(wide, torch.ones_like(wide[:, :1]))
-        statistics = torch.stack([mean, variance.sqrt()], 1).unflatten(2, (packed.shape[0], packed.shape[2]))
+        statistics = torch.stack([mean, variance.clamp(min=TINY).sqrt()], 1).unflatten(
+            2, (packed.shape[0], packed.shape[2])
+        )
         return cls((Stream(statistics, [packed]),), segments)
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from serkit.data.labels import LabelScheme
 from serkit.data.manifest import Manifest
-from serkit.data.protocols import group_of
 from serkit.data.text import WAV2VEC2, CharTokenizer, build_tokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.errors import InputError
@@ -127,7 +126,7 @@ class Task(nn.Module):
     name: str
     weight: float
     whole_steps = False
-    """Whether the loss needs all utterances of a step at a time."""
+    """Whether the loss needs all utterances of a step at a time; it is then one of output and targets alone."""
 
     def targets(self, manifest: Manifest) -> list[Any]:
         """Return what is to be learned for every utterance of ``manifest``, in row order."""
@@ -137,8 +136,11 @@ class Task(nn.Module):
         """Return the head's output."""
         raise NotImplementedError
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Any]) -> Tensor:
-        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown."""
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Any]) -> Tensor:
+        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown.
+
+        With ``whole_steps`` it follows from ``output`` alone, and ``view`` may be None.
+        """
         raise NotImplementedError
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Any]) -> dict[str, list[Any]]:
@@ -173,7 +175,7 @@ class EmotionTask(Task):
         """Return the scores of every member ``(members, B, C)``."""
         return self.head.each(view.batch)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
         wanted = torch.stack(list(targets)).to(output.device)
         each = [
             F.cross_entropy(scores.float(), wanted, reduction="none", label_smoothing=self.smoothing)
@@ -214,7 +216,8 @@ class CtcTask(Task):
         """Return the scores of the symbols ``(B, T, V)``."""
         return self.linear(view.frames)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor | None]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor | None]) -> Tensor:
+        assert view is not None
         known = torch.tensor([target is not None for target in targets], device=output.device)
         rows = [torch.zeros(0, dtype=torch.long) if target is None else target.long() for target in targets]
         counts = torch.tensor([len(row) for row in rows])
@@ -239,22 +242,28 @@ class CtcTask(Task):
 
 
 class ClassTask(Task):
-    """Classes of a manifest's column from the mean over time; targets are numbers, -1 where the class is unknown."""
+    """Classes of a manifest's column from the mean over time; targets are numbers, -1 where the class is unknown.
 
-    def __init__(self, name: str, config: ClassConfig, dim: int, classes: Sequence[str]) -> None:
+    ``by_corpus``: classes are named after their corpus too.
+    """
+
+    def __init__(
+        self, name: str, config: ClassConfig, dim: int, classes: Sequence[str], by_corpus: bool = False
+    ) -> None:
         super().__init__()
         self.name, self.config, self.weight, self.classes = name, config, config.weight, tuple(classes)
+        self.by_corpus = by_corpus
         self.linear = nn.Linear(dim, len(classes))
 
     def targets(self, manifest: Manifest) -> list[int]:
-        values = _values(manifest, self.config.column)
+        values = _values(manifest, self.config.column, self.by_corpus)
         return [self.classes.index(value) if value in self.classes else -1 for value in values]
 
     def forward(self, view: View) -> Tensor:
         """Return the scores ``(B, K)``."""
         return self.linear(reverse_gradient(view.mean) if self.config.adversarial else view.mean)
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[int]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[int]) -> Tensor:
         wanted = torch.tensor(targets, device=output.device)
         return F.cross_entropy(output.float(), wanted, reduction="none", ignore_index=-1)
 
@@ -286,7 +295,7 @@ class AffectTask(Task):
         """Return the dimensions ``(B, A)``."""
         return self.linear(view.mean).float().sigmoid()
 
-    def losses(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
         return concordance_loss(output, torch.stack(list(targets)).to(output.device)).expand(len(output))
 
     def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
@@ -326,17 +335,16 @@ def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
             if train.table[dimension].null_count() == len(train):
                 raise InputError(f"tasks.affect: no utterance of the training part has {dimension}: name others")
         return AffectTask(config, dim)
-    classes = sorted({value for value in _values(train, config.column) if value is not None})
+    by_corpus = config.column == "speaker" and train.table["corpus"].n_unique() > 1
+    classes = sorted({value for value in _values(train, config.column, by_corpus) if value is not None})
     if len(classes) < 2:
         raise InputError(f"tasks.{name}: the training part has {len(classes)} values of {config.column}, it takes two")
-    return ClassTask(name, config, dim, classes)
+    return ClassTask(name, config, dim, classes, by_corpus)
 
 
-def _values(manifest: Manifest, column: str) -> list[str | None]:
-    """Return a column's values; those of speakers are told apart by corpus when there are several."""
-    if column == "speaker" and not manifest.table["speaker"].null_count():
-        named = group_of(manifest, column)
-        return [named[id] for id in manifest.ids]
+def _values(manifest: Manifest, column: str, by_corpus: bool) -> list[str | None]:
+    """Return a column's values, with the corpus before them where speakers of several may be named alike."""
     if column not in manifest.table.columns:
         raise InputError(f"tasks: the manifest has no column {column!r}")
-    return manifest.table[column].to_list()
+    rows = manifest.table.select("corpus", value=column).iter_rows()
+    return [f"{corpus}/{value}" if by_corpus and value is not None else value for corpus, value in rows]

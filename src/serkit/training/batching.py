@@ -32,7 +32,7 @@ class BatchOptions(BaseModel):
 
     micro_seconds: float = Field(60.0, gt=0)
     micro_batch: int | None = Field(None, ge=1)
-    waste: float = Field(0.1, ge=0, le=1)
+    waste: float = Field(0.05, ge=0, le=1)
     bucket: int = Field(1, ge=1)
 
 

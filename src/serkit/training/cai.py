@@ -29,7 +29,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.finetune import create_accelerator, predict
 from serkit.training.material import load_data
 from serkit.training.recipe import load_recipe
-from serkit.training.run import one_thread, predictions_table
+from serkit.training.run import predictions_table, set_threads
 from serkit.training.tuning import FinetuneOptions
 from serkit.training.waveforms import WaveformSet, store_waveforms
 
@@ -105,7 +105,7 @@ def judge_checkpoints(
         manifest, _ = parts[name]
         model = load_cai(source)
         prints[name] = model.encoder.fingerprint()
-        with one_thread():
+        with set_threads(1):
             columns = recognise(model, manifest, Path(cache), step, workers, device)
         table = predictions_table(manifest, columns).with_columns(
             fold=pl.lit(name), seed=pl.lit(0, pl.Int64), part=pl.lit("test")

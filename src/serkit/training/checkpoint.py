@@ -82,8 +82,12 @@ class Progress:
         self.cost = self.saved_at - began
 
     def resume(self) -> None:
-        """Go on from the checkpoint, when there is one."""
-        if self.path is None or not self.path.exists():
+        """Go on from the checkpoint, when there is one; what a kill left of another is removed."""
+        if self.path is None:
+            return
+        for part in self.path.parent.glob(".checkpoint.*.part.safetensors"):
+            part.unlink(missing_ok=True)
+        if not self.path.exists():
             return
         with safe_open(self.path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])

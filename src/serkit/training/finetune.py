@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from serkit.errors import InputError
 from serkit.models.model import Model, Waveforms
-from serkit.models.tasks import Task
+from serkit.models.tasks import Task, View
 from serkit.training.batching import MicroBatch, cut_step, deal, plan_epoch, read_ahead
 from serkit.training.checkpoint import Progress
 from serkit.training.fit import TrainingOptions, schedule_factor
@@ -51,7 +51,8 @@ def finetune(
     accelerator = create_accelerator(device)
     model.to(accelerator.device)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(parameter_groups(model, options, training.lr, training.weight_decay), eps=training.epsilon)
+    groups = parameter_groups(model, options, training.lr, training.weight_decay)
+    optimizer = kind(groups, eps=training.epsilon, fused=True)  # one pass over the weights in place of fifteen
     state = Progress(
         folder,
         lambda: trained_state(model),
@@ -96,10 +97,11 @@ def _train_epoch(
     whole = any(task.whole_steps for task in learned)
     rng = np.random.default_rng([seed, state.epoch])
     steps = plan_epoch(train.seconds, training.batch_size, options.batches, rng, whole)
-    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
     model.train()
-    if options.freeze == "encoder" and options.lora is None:
-        model.encoder.eval()  # what does not learn sees no dropout
+    encoder_learns = state.epoch >= options.head_epochs and any(it.requires_grad for it in model.encoder.parameters())
+    model.encoder.train(encoder_learns)  # what does not learn sees no dropout
+    parts = (model.encoder, model.tasks) if encoder_learns else (model.tasks,)
+    weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
     ahead = read_ahead(_read_steps(train, steps, state.step, (seed, state.epoch), accelerator))
     for number, pieces in enumerate(ahead, state.step):
         size = sum(map(len, steps[number]))
@@ -111,7 +113,9 @@ def _train_epoch(
         for index, rows, audio in pieces:
             torch.manual_seed(_draw_seed(seed, state.epoch, number, index))
             with half_precision(options, accelerator.device):
-                losses = task_losses(model, learned, train, rows, audio.to(accelerator.device))
+                with torch.set_grad_enabled(encoder_learns):
+                    view = model.view(audio.to(accelerator.device))
+                losses = task_losses(learned, view, train, rows)
             total = torch.stack([task.weight * loss for task, loss in zip(learned, losses, strict=True)]).sum()
             (total / size).backward()
             sums += torch.stack([total, *losses]).detach()
@@ -129,11 +133,8 @@ def _train_epoch(
             state.save()
 
 
-def task_losses(
-    model: Model, tasks: Sequence[Task], examples: WaveformSet, rows: Sequence[int], audio: Waveforms
-) -> list[Tensor]:
-    """Return each task's loss, added up over the utterances ``rows``."""
-    view = model.view(audio)
+def task_losses(tasks: Sequence[Task], view: View, examples: WaveformSet, rows: Sequence[int]) -> list[Tensor]:
+    """Return each task's loss, added up over the utterances ``rows`` that ``view`` shows."""
     losses = []
     for task in tasks:
         each = task.losses(task(view), view, [examples.targets[task.name][row] for row in rows])
@@ -174,29 +175,36 @@ def _add_up(weights: Sequence[Tensor], sums: Tensor, accelerator: Accelerator) -
 def predict(
     model: Model, examples: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> tuple[dict[str, list[Any]], dict[str, float]]:
-    """Return columns of the predictions table, and every learned task's mean loss; all processes get all of both."""
+    """Return columns of the predictions table, and every learned task's mean loss; all processes get all of both.
+
+    In single precision always: so does an exported model.
+    """
     model.eval()
     examples = examples.plain()
     pieces = cut_step(range(len(examples)), examples.seconds, options.batches)
-    found: list[tuple[list[int], dict[str, list[Any]], dict[str, float]]] = []
+    found: list[tuple[list[int], dict[str, list[Any]], dict[str, Tensor]]] = []
     for index in deal(pieces, examples.seconds, accelerator.num_processes)[accelerator.process_index]:
-        rows, sums = pieces[index], {}
+        rows, losses = pieces[index], {}
         columns: dict[str, list[Any]] = {}
-        with half_precision(options, accelerator.device):
-            view = model.view(examples.batch(rows).to(accelerator.device))
-            for task in model.each():
-                targets = [examples.targets[task.name][row] for row in rows]
-                output = task(view)
-                columns |= task.columns(output, view, targets)
-                sums[task.name] = float(task.losses(output, view, targets).sum())
-        found.append((rows, columns, sums))
+        view = model.view(examples.batch(rows).to(accelerator.device))
+        for task in model.each():
+            targets = [examples.targets[task.name][row] for row in rows]
+            output = task(view)
+            columns |= task.columns(output, view, targets)
+            # What needs all utterances is judged below, from the outputs.
+            losses[task.name] = (output if task.whole_steps else task.losses(output, view, targets)).cpu()
+        found.append((rows, columns, losses))
     if accelerator.num_processes > 1:
         found = gather_object(found)
     order = np.argsort(list(itertools.chain(*(rows for rows, _, _ in found))))
-    names = found[0][1] if found else {}
-    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in names}
-    losses = {task.name: sum(sums[task.name] for _, _, sums in found) / len(examples) for task in model.each()}
-    return {name: [values[index] for index in order] for name, values in every.items()}, losses
+    every = {name: list(itertools.chain(*(columns[name] for _, columns, _ in found))) for name in found[0][1]}
+    means = {}
+    for task in model.each():
+        each = torch.cat([losses[task.name] for _, _, losses in found])[order]
+        means[task.name] = float(
+            (task.losses(each, None, examples.targets[task.name]) if task.whole_steps else each).mean()
+        )
+    return {name: [values[index] for index in order] for name, values in every.items()}, means
 
 
 def evaluate_dev(

@@ -210,13 +210,6 @@ def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> S
     return load_stream(encoded.open(), encoded.keys, layers, section.stride, frames, section.zero_tail, section.scalar)
 
 
-def prepare_material(
-    recipe: Recipe, manifest: Manifest, cache: Path, step: Step = no_steps, workers: int | None = None
-) -> Material:
-    """Encode and load: :func:`encode_all`, then :func:`load_material`."""
-    return load_material(recipe, manifest, encode_all(recipe, manifest, cache, step, workers))
-
-
 def encoder_spec(section: EncoderSection) -> EncoderSpec:
     """Return the encoder that a section of a recipe names, with its options."""
     front = {name: value for name in ("trim", "level", "limit") if (value := getattr(section, name)) is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from serkit.encoders.base import Encoder
 from serkit.models.heads import create_head, layer_weights
 from serkit.models.model import Model
 from serkit.models.tasks import EmotionTask, create_tasks
+from serkit.processes import leads
+from serkit.progress import print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
@@ -66,8 +68,12 @@ class Recordings:
         dev = self._set(model, dev_ids) if dev_ids else None
         if recipe.features.normalise == "global":
             self._standardise(model, train)
-        history = finetune(model, train, dev, recipe.training, options, seed, folder, self.device)
-        return model, history
+
+        def report(line: dict[str, Any]) -> None:
+            if folder is not None and leads():  # epochs take minutes
+                print_epoch(folder.name, line, recipe.training.epochs)
+
+        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Model:
         """Return the model of a fold trained on ``train_ids`` from what :meth:`state` kept of it, LoRA merged."""
@@ -98,14 +104,27 @@ class Recordings:
     def _encoder(self) -> Encoder:
         return encoder_spec(self.recipe.encoder).create()
 
+    def _encoder_for_heads(self) -> tuple[Encoder, tuple[int, ...]]:
+        """Return the encoder, where it can be cut above the highest layer that heads see, and where those layers are.
+
+        Blocks above would be computed, and their gradients of zero as well.
+        """
+        encoder, section = self._encoder(), self.recipe.encoder
+        chosen, kept = section.chosen(encoder.num_layers), getattr(encoder, "kept", None)
+        if kept is None or len(set(chosen)) == len(kept):
+            return encoder, chosen
+        needed = sorted(set(chosen))
+        spec = encoder_spec(section)
+        fewer = replace(spec, options={**spec.options, "layers": [kept[number] for number in needed]})
+        return fewer.create(), tuple(needed.index(number) for number in chosen)
+
     @cached_property
     def _row(self) -> dict[str, int]:
         return {id: row for row, id in enumerate(self.manifest.ids)}
 
     def _new_model(self, train_ids: Sequence[str]) -> Model:
         recipe, section = self.recipe, self.recipe.encoder
-        encoder = self._encoder()
-        layers = section.chosen(encoder.num_layers)
+        encoder, layers = self._encoder_for_heads()
         head = create_head(recipe.head, [(len(layers), encoder.dim)], len(recipe.labels.classes))
         emotion = EmotionTask(recipe.tasks.emotion, head, recipe.scheme(), recipe.training.label_smoothing)
         tasks = create_tasks(recipe.tasks, emotion, encoder.dim, self.manifest.select(train_ids), recipe.head.init)

@@ -48,11 +48,13 @@ def train(
     """Run every seed and fold of ``recipe`` into ``folder``; what is finished is kept when it is called again.
 
     There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
-    their number; on a GPU there is one. ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread
-    over processes by ``accelerate launch``: all of them call this, one writes. Returns the predictions table's path.
-    Raises ``InputError`` when ``folder`` holds a run of another recipe.
+    their number; on a GPU there is one. Fine-tuning of fewer folds than workers shares the threads out among them.
+    ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread over processes by ``accelerate
+    launch``: all of them call this, one writes. Returns the predictions table's path. Raises ``InputError`` when
+    ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
+    step = step if leads() else no_steps
     resolved = dump_recipe(recipe)
     recorded = folder / "recipe.toml"
     if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
@@ -77,14 +79,15 @@ def train(
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
         step("training folds and seeds", done, len(work))
     wait_for_all(device)
-    with one_thread():
+    with set_threads(1):
         parts = [_predict_fold(material, fold, seed, folder) for seed, fold in work]
     path = folder / "predictions.parquet"
     if leads():
         with replace_atomically(path) as part:
-            pl.concat(parts, how="diagonal").write_parquet(part)
+            pl.concat(parts, how="diagonal_relaxed").write_parquet(part)
         lines = [line for seed, fold in work for line in _read_history(folder, fold, seed)]
         write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    wait_for_all(device)
     return path
 
 
@@ -118,10 +121,10 @@ def load(recipe: Recipe, manifest: Manifest, stored: Stored, device: str = "cpu"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: the same bits on any number of cores, and no waiting for a core that is busy elsewhere."""
+def set_threads(count: int) -> Iterator[None]:
+    """Compute in ``count`` threads; with 1, the same bits on any number of cores and no waiting for a busy one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -132,14 +135,17 @@ def _train_folds(
     material: Material | Recordings, stored: Stored, pending: list[Work], folder: Path, workers: int
 ) -> Iterator[None]:
     """Train what is pending, in processes when there are several, and yield after each."""
-    if min(workers, len(pending)) < 2 or distributed():
+    processes = 1 if distributed() else min(workers, len(pending))
+    # A fold of fine-tuning takes long enough to be given the cores that no other fold needs.
+    threads = 1 if distributed() or material.recipe.finetune is None else max(1, workers // max(1, processes))
+    if processes < 2:
         for seed, fold in pending:
-            with one_thread():
+            with set_threads(threads):
                 _train_fold(material, fold, seed, folder)
             yield
         return
-    context, given = multiprocessing.get_context("spawn"), (material.recipe, material.manifest, stored)
-    with ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, given) as pool:
+    context, given = multiprocessing.get_context("spawn"), (material.recipe, material.manifest, stored, threads)
+    with ProcessPoolExecutor(processes, context, _start_worker, given) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
             for future in as_completed(futures):
@@ -152,8 +158,8 @@ def _train_folds(
 _worker: dict[str, Material | Recordings] = {}
 
 
-def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored) -> None:
-    torch.set_num_threads(1)
+def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored, threads: int) -> None:
+    torch.set_num_threads(threads)
     # The processes share the pages of the mapped caches.
     _worker["material"] = load(recipe, manifest, stored)
 
@@ -184,7 +190,7 @@ def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.Data
         for part, ids in (("dev", fold.dev), ("test", fold.test))
         if ids
     ]
-    return pl.concat(tables)
+    return pl.concat(tables, how="diagonal_relaxed")  # a column may be null in one part
 
 
 def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.DataFrame:

@@ -30,10 +30,12 @@ class FinetuneOptions(BaseModel):
     """How the encoder learns beside the heads.
 
     ``freeze`` keeps nothing as it is, the convolutional "front-end", that and the first n blocks, or the whole
-    "encoder". With ``lora`` only low-rank additions to the encoder learn. Its learning rate is ``lr``, times
-    ``layer_decay`` for every block further down. ``dropout`` acts on what the heads see. ``checkpointing`` computes
-    blocks twice to save memory; ``precision`` "bf16" multiplies in half precision. ``padding`` "original" lets encoder
-    and heads see zeros after the shorter recordings of a training batch, as the first implementations did.
+    "encoder". In the first ``head_epochs`` the heads learn alone, so that what they do not know yet spoils no encoder
+    (``freeze_finetune_updates`` of fairseq; Kumar et al. 2022, https://arxiv.org/abs/2202.10054). With ``lora`` only
+    low-rank additions to the encoder learn. Its learning rate is ``lr``, times ``layer_decay`` for every block further
+    down. ``dropout`` acts on what the heads see. ``checkpointing`` computes blocks twice to save memory; ``precision``
+    "bf16" multiplies in half precision. ``padding`` "original" lets encoder and heads see zeros after the shorter
+    recordings of a training batch, as the first implementations did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class FinetuneOptions(BaseModel):
     lr: float = Field(3e-5, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
     freeze: Literal["none", "front-end", "encoder"] | int = "none"
+    head_epochs: int = Field(0, ge=0)
     lora: LoraOptions | None = None
     dropout: float = Field(0.0, ge=0, lt=1)
     regularise: Regularisation = Regularisation()

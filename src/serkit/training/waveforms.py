@@ -69,8 +69,11 @@ def store_waveforms(
     What is in ``cache`` already is read from there. Raises ``InputError`` naming the first recording that cannot be
     used.
     """
+    if encoder.native_rate:
+        raise InputError(f"encoder {encoder.name}: takes recordings at their own rate, fine-tuning gives 16 kHz")
     keys = [job.key for job in list_jobs(manifest, 0, "")]
-    facts = json.dumps([1, keys, encoder.trim, encoder.level, encoder.limit])
+    front = (encoder.trim, encoder.level, encoder.limit, encoder.min_samples, encoder.max_samples)
+    facts = json.dumps([1, front, keys])
     folder = cache / "waveforms" / hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
     path, index = folder / "samples.f32", folder / "ends.json"
     if not index.is_file():

@@ -1,0 +1,321 @@
+"""Fine-tuning as a recipe: from recordings and transcripts to predictions, a report and a bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from speech import write_corpus
+from typer.testing import CliRunner
+
+from serkit.cli import app
+from serkit.data.audio import read_audio
+from serkit.data.corpora import prepare_corpus
+from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
+from serkit.errors import InputError
+from serkit.evaluation.report import write_report
+from serkit.models.model import Waveforms
+from serkit.training import recordings as recordings_module
+from serkit.training.material import load_data
+from serkit.training.recipe import load_recipe
+from serkit.training.run import load, store, train
+
+torch.set_num_threads(1)
+
+RECIPE = """
+name = "tuned"
+seeds = [0]
+[data]
+manifest = "{root}/manifest.parquet"
+[labels]
+classes = ["sad", "happy"]
+[protocol]
+name = "leave-one-speaker-out"
+dev = 0.34
+[encoder]
+name = "whisper"
+layers = [1, 2]
+level = -23
+options = {{ weights = "{root}/tiny.safetensors" }}
+[augment]
+chain = [{{ name = "noise", snr = [20, 30] }}]
+[head]
+frame_hidden = [8]
+dropout = 0.1
+[tasks]
+ctc = {{ weight = 0.1 }}
+speaker = {{ weight = 0.2 }}
+affect = {{ dimensions = ["arousal", "valence"] }}
+[training]
+epochs = 2
+batch_size = 5
+lr = 0.003
+[finetune]
+lr = 0.002
+regularise = {{ dropout = 0.1, mask_time = 0.05 }}
+batches = {{ micro_seconds = 1.5 }}
+"""
+SPEAKERS = ("f1", "f2", "m1", "m2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tuned")
+    write_corpus(root, 2, SPEAKERS).write(root / "manifest.parquet")
+    torch.manual_seed(0)
+    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=400))
+    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    (root / "tuned.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def go(root):
+    def run(folder, *overrides, workers=1):
+        return train(load_recipe(root / "tuned.toml", overrides), folder, root / "cache", workers=workers)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(go, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    go(folder)
+    return folder
+
+
+def test_from_recordings_and_texts_to_predictions(run, root):
+    table = pl.read_parquet(run / "predictions.parquet")
+    manifest = load_data(load_recipe(root / "tuned.toml")).table
+    tests = table.filter(pl.col("part") == "test")
+    assert sorted(tests["id"]) == sorted(manifest["id"]) and set(table["fold"]) == set(SPEAKERS)
+    assert {"text_truth", "text_prediction", "speaker_truth", "speaker_prediction", "arousal_truth", "p_sad"} <= set(
+        table.columns
+    )
+    rows = tests.join(manifest.select("id", "text", "arousal", "emotion"), on="id")
+    # A symbol that the training part lacks would be missing; here every part has all of them.
+    assert rows["text_truth"].to_list() == [text.lower() for text in rows["text"]]
+    assert rows["arousal_truth"].to_list() == pytest.approx(rows["arousal"].to_list())
+    assert rows["truth"].to_list() == rows["emotion"].to_list() and tests["text_prediction"].null_count() == 0
+    assert tests["speaker_truth"].null_count() == len(tests)  # a test speaker is never among those of its training
+    for fold in SPEAKERS:
+        part = tests.filter(pl.col("fold") == fold)
+        known = {name for name in SPEAKERS if not part[f"speaker_p_{name}"].is_null().all()}
+        dev = set(table.filter((pl.col("fold") == fold) & (pl.col("part") == "dev"))["speaker"])
+        assert known == set(SPEAKERS) - {fold, *dev} and len(known) == 2
+        assert part.select(pl.sum_horizontal(f"speaker_p_{name}" for name in known)).to_series().to_list() == (
+            pytest.approx([1] * len(part))
+        )
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert {"loss", "loss_ctc", "loss_speaker", "loss_affect", "dev_loss_ctc", "dev_uar"} <= set(lines[0])
+    facts = json.loads((run / "provenance.json").read_text())
+    assert facts["stamp"] == "speakers shared: 0" and facts["encoder_fingerprint"]
+    assert load_recipe(run / "recipe.toml") == load_recipe(root / "tuned.toml")
+    assert not list(run.rglob("checkpoint.safetensors"))
+
+
+def test_a_run_goes_on_where_files_are_missing(go, run, tmp_path, monkeypatch):
+    whole, calls, fit = (run / "predictions.parquet").read_bytes(), [], recordings_module.finetune
+    monkeypatch.setattr(recordings_module, "finetune", lambda *rest: calls.append(rest[1].ids) or fit(*rest))
+    for file in (run / "models").glob("f2-*"):
+        file.unlink()
+    (run / "predictions.parquet").unlink()
+    assert go(run).read_bytes() == whole and len(calls) == 1
+    assert go(run).read_bytes() == whole and len(calls) == 1
+
+
+def test_two_processes_give_the_bits_of_one(go, run, tmp_path):
+    assert go(tmp_path / "run", workers=2).read_bytes() == (run / "predictions.parquet").read_bytes()
+
+
+def test_the_report_has_the_tasks(go, tmp_path):
+    folder = tmp_path / "run"
+    table = pl.read_parquet(go(folder, "protocol={name='random-k-fold', k=3, dev=0}"))
+    assert table["speaker_truth"].null_count() == 0 and table.height == 16
+    report = write_report(folder)
+    assert {"text", "speaker", "arousal", "valence"} == set(report["tasks"])
+    assert report["tasks"]["speaker"]["n"] == report["tasks"]["text"]["n"] == 16
+    right = (table["speaker_truth"] == table["speaker_prediction"]).mean()
+    assert report["tasks"]["speaker"]["metrics"]["accuracy"]["value"] == pytest.approx(right)
+    assert report["tasks"]["text"]["metrics"]["wer"]["value"] > 0
+
+
+def test_a_task_unknown_in_one_part_is_no_error(go, root, tmp_path):
+    """Affect of one fold and texts of a dev part are null: columns of one run, all the same."""
+    manifest = load_data(load_recipe(root / "tuned.toml")).table
+    quiet = pl.when(pl.col("speaker") == "f1")
+    table = manifest.with_columns(
+        text=quiet.then(None).otherwise(pl.col("text")), arousal=quiet.then(None).otherwise(pl.col("arousal"))
+    )
+    table.write_parquet(tmp_path / "manifest.parquet")
+    found = pl.read_parquet(go(tmp_path / "run", f"data.manifest={tmp_path}/manifest.parquet", "training.epochs=1"))
+    assert found["text_truth"].dtype == pl.String and found["arousal_truth"].dtype == pl.Float64
+    assert found.filter(pl.col("speaker") == "f1")["text_truth"].is_null().all()
+    assert found.filter(pl.col("speaker") != "f1")["text_truth"].null_count() == 0
+
+
+def test_an_export_says_what_the_model_says(run, root, tmp_path):
+    pytest.importorskip("onnxruntime")
+    bundle, cache = tmp_path / "bundle", root / "cache"
+    made = CliRunner().invoke(app, ["export", str(run), "-o", str(bundle), "--cache", str(cache)])
+    assert made.exit_code == 0, made.output
+    recipe = load_recipe(run / "recipe.toml")
+    card = json.loads((bundle / "serkit.json").read_text())
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    best = [
+        max((line for line in lines if line["fold"] == fold), key=lambda line: (line["dev_uar"], -line["epoch"]))
+        for fold in SPEAKERS
+    ]
+    epochs = round(float(np.mean([line["epoch"] for line in best])))
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
+    manifest = load_data(recipe)
+    material = load(recipe, manifest, store(recipe, manifest, cache, workers=1))
+    model, _ = material.fit(manifest.ids, (), 0, None)
+    clips = manifest.table["audio"].to_list()[:4]
+    said = CliRunner().invoke(app, ["predict", *clips, "--bundle", str(bundle), "--json"])
+    assert said.exit_code == 0, said.output
+    found = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    for clip, prediction in zip(clips, found, strict=True):
+        waveform = torch.from_numpy(read_audio(clip))[None]
+        with torch.no_grad():
+            audio = Waveforms(*model.encoder.prepare(waveform, torch.tensor([waveform.shape[1]]))[:2])
+            scores = model.eval()(audio)["emotion"].log_softmax(-1).mean(0)[0] / card["temperature"]
+        wanted = scores.double().softmax(-1)
+        assert [prediction["probabilities"][name] for name in ("sad", "happy")] == pytest.approx(
+            wanted.tolist(), abs=1e-4
+        )
+    assert len({round(each["probabilities"]["sad"], 4) for each in found}) > 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["finetune.freeze=7"], "finetune.freeze: whisper has 2 blocks, so freeze 0 to that many"),
+        (["finetune.freeze=encoders"], "finetune.freeze"),
+        (["finetune.padding=original"], "whisper never sees padding"),
+        (["finetune.regularise.projection_dropout=0.1"], "has no place for projection_dropout"),
+        (["finetune.lr=0"], "finetune.lr"),
+        (["finetune.rate=1"], "unknown key 'finetune.rate'"),
+        (["tasks.ctc.wait=1"], "unknown key 'tasks.ctc.wait'.*weight"),
+        (["augment.copies=1"], "augment.copies are for cached features"),
+        (["streams=[{name='spectrogram'}]"], "finetune takes one encoder: leave out streams"),
+        (["features.normalise=speaker"], "finetune takes features.normalise none or global"),
+        (["training.optimizer=lbfgs"], "lbfgs fits heads on cached features"),
+    ],
+)
+def test_what_does_not_go_together_is_named(overrides, message, go, tmp_path):
+    with pytest.raises(InputError, match=message):
+        go(tmp_path / "run", *overrides)
+    assert not list((tmp_path / "run").glob("models/*"))
+
+
+def test_tasks_are_for_fine_tuning(root, tmp_path):
+    text = RECIPE.format(root=root)
+    (tmp_path / "tasks.toml").write_text(text[: text.index("[finetune]")], encoding="utf-8")
+    with pytest.raises(InputError, match=r"tasks \(ctc, speaker, affect\) are learned from waveforms: set finetune"):
+        load_recipe(tmp_path / "tasks.toml")
+    load_recipe(tmp_path / "tasks.toml", ["tasks={}"])
+    with pytest.raises(InputError, match=r"tasks \(emotion\) are learned from waveforms"):
+        load_recipe(tmp_path / "tasks.toml", ["tasks={ emotion = { soft = true } }"])
+
+
+def with_manifest(root, tmp_path, change):
+    table = load_data(load_recipe(root / "tuned.toml")).table
+    change(table).write_parquet(tmp_path / "manifest.parquet")
+    return f"data.manifest={tmp_path}/manifest.parquet"
+
+
+def test_ctc_without_text_is_named(go, root, tmp_path):
+    data = with_manifest(root, tmp_path, lambda table: table.with_columns(text=pl.lit(None, pl.String)))
+    with pytest.raises(InputError, match=r"tasks\.ctc: the training part has no text: leave the task out, or fill"):
+        go(tmp_path / "run", data)
+
+
+def test_a_recording_that_is_too_short_is_named(go, root, tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.full(200, 0.1), 16_000)
+    row = pl.DataFrame({"id": ["click"], "audio": [str(tmp_path / "click.wav")], "emotion": ["sad"], "speaker": ["f1"]})
+    data = with_manifest(root, tmp_path, lambda table: pl.concat([table, row], how="diagonal_relaxed"))
+    with pytest.raises(InputError, match=r"click\.wav: utterance 'click': whisper needs at least 400 samples"):
+        go(tmp_path / "run", data)
+
+
+def test_soft_labels_change_what_is_learned(go, root, tmp_path):
+    votes = pl.Series("votes", [["sad", "happy", "happy"]] * 16)
+    data = with_manifest(root, tmp_path, lambda table: table.with_columns(votes))
+    options = [data, "tasks={}", "training.epochs=12", "training.batch_size=4", "protocol.dev=0", "training.label_smoothing=0",
+               "training.balance=none", "finetune.regularise={}"]  # fmt: skip
+    soft = pl.read_parquet(go(tmp_path / "soft", *options, "tasks.emotion.soft=true"))
+    hard = pl.read_parquet(go(tmp_path / "hard", *options))
+    np.testing.assert_allclose(soft["p_happy"], 2 / 3, atol=0.1)
+    assert np.abs(hard["p_happy"].to_numpy() - 2 / 3).max() > 0.15
+
+
+# Several processes
+
+SPREAD = ["training.epochs=2", "training.epsilon=1e-3"]
+
+
+@pytest.mark.parametrize("changes", [[], ["finetune.lora={rank=2}"]], ids=["all", "lora"])
+def test_processes_that_train_together_say_what_one_says(changes, go, root, tmp_path, environment):
+    if changes:
+        pytest.importorskip("peft")
+    overrides = [*SPREAD, *changes]
+    alone = pl.read_parquet(go(tmp_path / "alone", *overrides))
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "serkit.cli",
+        "train", str(root / "tuned.toml"), *overrides, "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = pl.read_parquet(tmp_path / "both" / "predictions.parquet")
+    assert both.columns == alone.columns and both["id"].to_list() == alone["id"].to_list()
+    for name in alone.columns:
+        if alone[name].dtype == pl.Float64:
+            np.testing.assert_allclose(both[name], alone[name], atol=1e-4, err_msg=name)
+        else:
+            assert both[name].to_list() == alone[name].to_list(), name
+    names = {str(path.relative_to(tmp_path / "both")) for path in (tmp_path / "both").rglob("*") if path.is_file()}
+    assert {"recipe.toml", "predictions.parquet", "report.json", "history.jsonl"} <= names
+    assert len([name for name in names if name.startswith("models/")]) == 8 and not [n for n in names if "part" in n]
+    assert done.stdout.count("UAR") <= 1 + done.stdout.count("UAR") // 2
+
+
+# Real recordings
+
+
+def test_the_packaged_encoder_learns_from_real_speech(corpus_root, tmp_path):
+    manifest = prepare_corpus("emodb", corpus_root("emodb"))
+    table = manifest.table.filter(pl.col("emotion").is_in(["angry", "sad"]))
+    chosen = table.filter(pl.int_range(pl.len()).over("emotion", "speaker") < 1).head(8)
+    chosen.write_parquet(tmp_path / "manifest.parquet")
+    (tmp_path / "real.toml").write_text(
+        f"""
+name = "real"
+seeds = [0]
+data = {{ manifest = "{tmp_path}/manifest.parquet" }}
+labels = {{ classes = ["angry", "sad"] }}
+protocol = {{ name = "random-k-fold", k = 3, dev = 0 }}
+encoder = {{ name = "whisper", layers = [-1], limit = 1.5 }}
+features = {{ normalise = "none" }}
+training = {{ epochs = 4, batch_size = 2, schedule = "constant", warmup = 0, lr = 1e-3, label_smoothing = 0 }}
+finetune = {{ lr = 1e-4, freeze = 2 }}
+""",
+        encoding="utf-8",
+    )
+    train(load_recipe(tmp_path / "real.toml"), tmp_path / "run", tmp_path / "cache", workers=1)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert len(chosen) == 8 and len(lines) == 12
+    for fold in {line["fold"] for line in lines}:
+        losses = [line["loss"] for line in lines if line["fold"] == fold]
+        assert losses[-1] < losses[0] / 2
+    kept = load_file(next((tmp_path / "run" / "models").glob("*.safetensors")))
+    assert {name.split(".")[2] for name in kept if name.startswith("encoder.layers")} == {"2"}
