@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -352,3 +356,34 @@ def test_a_manifest_takes_its_recordings_from_root_and_is_not_set_beside_parts(r
     assert manifest.table["audio"].sort().to_list() == sorted(map(str, root.rglob("*.wav")))
     with pytest.raises(InputError, match=r"sets both data\.manifest and data\.parts"):
         load_data(load_recipe(root / "small.toml", [parts, f"data.manifest={tmp_path}/train.csv"]))
+
+
+def test_training_processes_end_with_the_run_that_started_them(root, tmp_path):
+    """A run that is killed leaves nobody behind who still computes and writes."""
+    options = ["training.epochs=100000", "seeds=[0]"]
+    command = [sys.executable, "-m", "serkit.cli", "train", str(root / "small.toml"), *options, "--workers", "2"]
+    run = subprocess.Popen([*command, "-o", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")])
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.exists():
+        pytest.skip("only Linux lists the children of a process")
+    workers = wait_for(lambda: [pid for pid in children.read_text().split() if b"spawn_main" in command_of(pid)], run)
+    run.kill()
+    run.wait()
+    wait_for(lambda: not any(b"spawn_main" in command_of(pid) for pid in workers))
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for(condition, run=None):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        assert run is None or run.poll() is None, "the run ended too early"
+        time.sleep(0.2)
+    raise AssertionError("nothing happened in two minutes")

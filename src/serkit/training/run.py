@@ -26,7 +26,7 @@ from serkit.data.files import replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
-from serkit.processes import distributed, leads, wait_for_all
+from serkit.processes import distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
@@ -162,6 +162,7 @@ _worker: dict[str, Material | Recordings] = {}
 
 
 def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     # The processes share the pages of the mapped caches.
     _worker["material"] = load(recipe, manifest, stored)
