@@ -1,8 +1,11 @@
-"""Which of several processes that ``accelerate launch`` started this one is."""
+"""Processes that work together: which of several this is, and that none outlives the one that started it."""
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 
 
 def distributed() -> bool:
@@ -21,3 +24,15 @@ def wait_for_all(device: str) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=device == "cpu").wait_for_everyone()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, killed perhaps: nobody waits for what it makes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_end(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

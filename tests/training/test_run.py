@@ -358,14 +358,17 @@ def test_a_manifest_takes_its_recordings_from_root_and_is_not_set_beside_parts(r
         load_data(load_recipe(root / "small.toml", [parts, f"data.manifest={tmp_path}/train.csv"]))
 
 
-def test_training_processes_end_with_the_run_that_started_them(root, tmp_path):
+@pytest.mark.parametrize("work", ["encode", "train"])
+def test_processes_end_with_the_run_that_started_them(work, root, tmp_path):
     """A run that is killed leaves nobody behind who still computes and writes."""
-    options = ["training.epochs=100000", "seeds=[0]"]
+    options = ["training.epochs=100000", "training.checkpoint_seconds=0", "seeds=[0]"]
     command = [sys.executable, "-m", "serkit.cli", "train", str(root / "small.toml"), *options, "--workers", "2"]
     run = subprocess.Popen([*command, "-o", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")])
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     if not children.exists():
         pytest.skip("only Linux lists the children of a process")
+    if work == "train":
+        wait_for(lambda: list(tmp_path.glob("run/checkpoints/*/*.safetensors")), run)
     workers = wait_for(lambda: [pid for pid in children.read_text().split() if b"spawn_main" in command_of(pid)], run)
     run.kill()
     run.wait()

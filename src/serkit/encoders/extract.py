@@ -26,6 +26,7 @@ from serkit.encoders.base import Encoder
 from serkit.encoders.batches import encode_batches
 from serkit.encoders.cache import FeatureCache, feature_key
 from serkit.errors import AudioError, InputError
+from serkit.processes import end_with_parent
 
 Augment = Callable[[np.ndarray, str], np.ndarray]
 """Changes a waveform ``(S,)``; the string seeds it, so that the same utterance always changes alike."""
@@ -161,6 +162,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(spec: EncoderSpec, folder: Path, frames: bool, augment: Augment | None) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     encoder = spec.create()
     # The folder's name is the fingerprint: hashing the weights takes longer than half a minute of speech.
