@@ -14,6 +14,8 @@ Hugging Face checkpoint that both sides load. Effective batch 8, one thread.
     bf16       the same with precision = "bf16"
     frozen     serkit with freeze = "front-end"
     lora       serkit with LoRA of rank 8 on queries and values
+    whole      serkit with all 8 utterances of a step in one padded micro-batch
+    packed     the same with packed = true: no padding after the convolutions
 
 A round takes ``8 * steps`` generated utterances, one from each of as many equal shares of a log-normal distribution of
 lengths (mean 4.5 s, deviation 3.2 s, within 0.6 to 34 s), other ones in other rounds. All rows of a round train on the
@@ -29,7 +31,7 @@ Work is counted in multiplications and additions of matrix products and convolut
 frames only and three times those of a forward pass; ``peak`` is its share of what one large product of matrices reaches
 in the same process (on a GPU, of ``--peak``).
 
-``--device cuda`` trains in bfloat16 on both sides, with wall time, more utterances and hours for 200 epochs.
+``--device cuda`` trains in bfloat16 on both sides, with wall time, more utterances and hours for 200 epochs of them.
 Ends with one JSON line. Base size needs 16 GB of memory for hf8.
 """
 
@@ -61,7 +63,7 @@ from serkit.encoders.regularise import Regularisation
 from serkit.models.heads import HeadConfig, create_head
 from serkit.models.model import Model
 from serkit.models.tasks import CtcConfig, CtcTask, EmotionConfig, EmotionTask
-from serkit.training.batching import plan_epoch
+from serkit.training.batching import BatchOptions, plan_epoch
 from serkit.training.finetune import finetune
 from serkit.training.fit import TrainingOptions
 from serkit.training.tuning import FinetuneOptions, LoraOptions, prepare_encoder
@@ -77,9 +79,12 @@ DROPOUT, MASKED, LR = 0.1, 0.05, 5e-5
 BAR = 1.8
 HF = {"hf8": (8, {}), "hf2x4": (2, {}), "published": (2, {"gradient_checkpointing": True}),
       "hfgroup": (8, {"train_sampling_strategy": "group_by_length"})}  # fmt: skip
+WHOLE = BatchOptions(waste=1, micro_seconds=1000)
 SERKIT: dict[str, dict[str, Any]] = {
-    "serkit": {}, "bf16": {"precision": "bf16"}, "frozen": {"freeze": "front-end"}, "lora": {"lora": LoraOptions()}
+    "serkit": {}, "bf16": {"precision": "bf16"}, "frozen": {"freeze": "front-end"}, "lora": {"lora": LoraOptions()},
+    "whole": {"batches": WHOLE}, "packed": {"batches": WHOLE},
 }  # fmt: skip
+ROWS = {"cpu": "hf8,hf2x4,published,serkit,bf16,frozen,lora", "cuda": "hf8,hfgroup,serkit,whole,packed"}
 
 
 @dataclass(frozen=True)
@@ -214,8 +219,9 @@ def prepare_serkit(row: str, model: Path, examples: list[Example], seed: int, de
         clip_norm=1.0,
     )  # fmt: skip
     blocks = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    encoder = create_encoder("wav2vec2", weights=str(model), layers=[blocks])
-    encoder.config = encoder.config.__class__(**{**vars(encoder.config), "normalise": False})  # it is done already
+    # Both sides get waveforms that are normalised already.
+    encoder = create_encoder("wav2vec2", weights=str(model), layers=[blocks], normalise=False,
+                             packed=row == "packed")  # fmt: skip
     head = create_head(HeadConfig(frame_hidden=(), pooling="mean", dropout=0.0), [(1, encoder.dim)], 4)
     tasks = [
         EmotionTask(EmotionConfig(), head, LabelScheme("benchmark", ("neutral", "happy", "angry", "sad"))),
@@ -401,7 +407,7 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    rows = options.rows.split(",")
+    rows = (options.rows or ROWS[options.device]).split(",")
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         config = write_model(Path(folder) / "model", options.size)
