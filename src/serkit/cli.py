@@ -5,8 +5,6 @@ Exit status: 0 done, 1 work failed, 2 bad input. Errors are one line on stderr.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -15,7 +13,7 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -127,6 +125,7 @@ def predict(
     from serkit.data.files import replace_atomically
     from serkit.inference.bundle import DEFAULT
     from serkit.inference.predictor import Predictor
+    from serkit.inference.writers import WRITERS
 
     names = None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
     if embedding and format is not Format.json:
@@ -143,8 +142,7 @@ def predict(
             else:
                 yield replace(result, id=Path(clip.audio).name) if format is Format.cai else result
 
-    writers = {Format.table: _write_table, Format.json: _write_json, Format.csv: _write_csv, Format.cai: _write_cai}
-    write = writers[format]
+    write = WRITERS[format.value]
     if output is None:
         write(good(), predictor.card.classes, sys.stdout)
     else:
@@ -153,48 +151,6 @@ def predict(
             write(good(), predictor.card.classes, file)
     if failed:
         raise SystemExit(2)
-
-
-def _write_table(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
-    print(f"{'recording':<40} {'seconds':>8}  {'label':<10} {'p':>5}  runner-up", file=file)
-    for prediction in predictions:
-        order = sorted(prediction.probabilities, key=prediction.probabilities.__getitem__, reverse=True)
-        second = (
-            f"{order[1]} {prediction.probabilities[order[1]]:.2f}" if prediction.probabilities[order[1]] > 0 else ""
-        )
-        name = prediction.id if len(prediction.id) <= 40 else "..." + prediction.id[-37:]
-        seconds = prediction.end - prediction.start
-        print(
-            f"{name:<40} {seconds:>8.2f}  {prediction.label:<10} {prediction.confidence:>5.2f}  {second}",
-            file=file,
-            flush=True,
-        )
-
-
-def _write_json(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
-    for prediction in predictions:
-        print(json.dumps(prediction.as_dict(), ensure_ascii=False), file=file, flush=True)
-
-
-def _write_csv(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "start", "end", "label", *(f"p_{name}" for name in classes), "model"])
-    for prediction in predictions:
-        row = prediction.as_dict()
-        writer.writerow(
-            [row["id"], row["start"], row["end"], row["label"], *row["probabilities"].values(), row["model"]]
-        )
-
-
-def _write_cai(predictions: Iterable[Any], classes: tuple[str, ...], file: TextIO) -> None:
-    """Write what the original's prediction.sh does; a model that names speakers adds number and probabilities."""
-    for prediction in predictions:
-        fields = [prediction.id, str(prediction.end - prediction.start)]
-        for values in (prediction.probabilities, prediction.others.get("speaker")):
-            if values:
-                best = list(values).index(max(values, key=values.__getitem__))
-                fields += [str(best), "", *map(str, values.values())]
-        print(" ".join(fields), file=file, flush=True)
 
 
 @app.command(name="list")

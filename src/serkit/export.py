@@ -151,7 +151,9 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
         "classes": recipe.labels.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
-        "window_seconds": longest_seconds(graph.encoder) if "ctc" in tasks else WINDOW_SECONDS,
+        "window_seconds": min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)
+        if "ctc" in tasks
+        else WINDOW_SECONDS,
         "tasks": tasks,
         "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),

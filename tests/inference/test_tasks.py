@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from serkit import cli
 from serkit.data.text import WAV2VEC2
 from serkit.errors import InputError
-from serkit.export import export_run
+from serkit.export import export_run, longest_seconds
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
 from serkit.models.cai import load_cai
@@ -126,6 +127,11 @@ def test_a_run_becomes_a_bundle_with_all_its_tasks(iemocap_folder, tiny_wav2vec2
     assert set(found.others) == {"speaker", "gender", "affect"} and found.gender in ("female", "male")
     assert sum(found.others["gender"].values()) == pytest.approx(1) and found.text is not None
     assert set(found.as_dict()["affect"]) == {"arousal", "valence", "dominance"}
+
+
+def test_windows_are_no_longer_than_an_encoder_hears():
+    assert longest_seconds(SimpleNamespace(max_samples=None)) == 40
+    assert longest_seconds(SimpleNamespace(max_samples=480_000)) == 30
 
 
 # The line format, from the base installation: no PyTorch

@@ -17,7 +17,8 @@ from serkit.data.text import WAV2VEC2, CharTokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.encoders.wav2vec2 import create_tiny
 from serkit.errors import InputError
-from serkit.models.heads import HeadConfig, create_head
+from serkit.models.heads import Batch, HeadConfig, create_head
+from serkit.models.layers import Standardise
 from serkit.models.losses import concordance_loss
 from serkit.models.model import Model, Waveforms
 from serkit.models.tasks import (
@@ -46,7 +47,8 @@ def view_of(frames, lengths) -> View:
     frames = torch.as_tensor(frames, dtype=torch.float32)
     lengths = torch.tensor(lengths)
     real = torch.arange(frames.shape[1])[None] < lengths[:, None]
-    return View.of(FrameFeatures((frames * real[:, :, None])[:, None], lengths, 50.0), (0,), 1)
+    features = FrameFeatures((frames * real[:, :, None])[:, None], lengths, 50.0)
+    return View.of(Batch.of_frames(features, (0,), 1), features, 0, Standardise(frames.shape[2]))
 
 
 def random_view(count=3, size=7, dim=4, lengths=(7, 5, 2), seed=0) -> View:
@@ -247,7 +249,8 @@ def test_seen_padding_counts_in_the_mean_as_in_the_first_implementation():
 
 def test_the_tasks_beside_emotion_see_the_last_of_the_layers_and_all_frames():
     layers = torch.randn(2, 3, 6, 4, generator=torch.Generator().manual_seed(0))
-    view = View.of(FrameFeatures(layers, torch.tensor([6, 6]), 50.0), (1, 2), 2)
+    features = FrameFeatures(layers, torch.tensor([6, 6]), 50.0)
+    view = View.of(Batch.of_frames(features, (1, 2), 2), features, 2, Standardise(layers.shape[3]))
     assert torch.equal(view.frames, layers[:, 2]) and view.batch.streams[0].statistics.shape == (2, 2, 2, 4)
 
 

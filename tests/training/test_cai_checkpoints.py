@@ -94,6 +94,9 @@ def test_mistakes_are_named(checkpoints, iemocap_folder, tmp_path):
         list(judge_checkpoints(iemocap_folder, iemocap_folder, tmp_path, tmp_path))
     with pytest.raises(InputError, match=r"iemocap_01F\.test\.csv: no such manifest"):
         list(judge_checkpoints(checkpoints, iemocap_folder, tmp_path, tmp_path, tmp_path))
+    (tmp_path / "recipe.toml").touch()
+    with pytest.raises(InputError, match="holds a run of a recipe: choose another folder"):
+        list(judge_checkpoints(checkpoints, iemocap_folder, tmp_path, tmp_path))
 
 
 def test_results_are_told_as_the_original_does():

@@ -59,7 +59,7 @@ batch_size = 5
 lr = 0.003
 [finetune]
 lr = 0.002
-regularise = {{ dropout = 0.1, mask_time = 0.05 }}
+regularise = {{ dropout = 0.1, mask_time = 0.05, layer_drop = 0.2 }}
 batches = {{ micro_seconds = 1.5 }}
 """
 SPEAKERS = ("f1", "f2", "m1", "m2")
@@ -108,7 +108,9 @@ def test_from_recordings_and_texts_to_predictions(run, root):
     assert tests["speaker_truth"].null_count() == len(tests)  # a test speaker is never among those of its training
     for fold in SPEAKERS:
         part = tests.filter(pl.col("fold") == fold)
-        known = {name for name in SPEAKERS if not part[f"speaker_p_{name}"].is_null().all()}
+        known = {
+            name for name in SPEAKERS if f"speaker_p_{name}" in part and part[f"speaker_p_{name}"].is_not_null().any()
+        }
         dev = set(table.filter((pl.col("fold") == fold) & (pl.col("part") == "dev"))["speaker"])
         assert known == set(SPEAKERS) - {fold, *dev} and len(known) == 2
         assert part.select(pl.sum_horizontal(f"speaker_p_{name}" for name in known)).to_series().to_list() == (
@@ -132,6 +134,7 @@ def test_a_run_goes_on_where_files_are_missing(go, run, tmp_path, monkeypatch):
     assert go(run).read_bytes() == whole and len(calls) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(go, run, tmp_path):
     assert go(tmp_path / "run", workers=2).read_bytes() == (run / "predictions.parquet").read_bytes()
 
@@ -151,15 +154,17 @@ def test_the_report_has_the_tasks(go, tmp_path):
 def test_a_task_unknown_in_one_part_is_no_error(go, root, tmp_path):
     """Affect of one fold and texts of a dev part are null: columns of one run, all the same."""
     manifest = load_data(load_recipe(root / "tuned.toml")).table
-    quiet = pl.when(pl.col("speaker") == "f1")
+    quiet = pl.when(pl.col("speaker") == "m2")
     table = manifest.with_columns(
         text=quiet.then(None).otherwise(pl.col("text")), arousal=quiet.then(None).otherwise(pl.col("arousal"))
     )
     table.write_parquet(tmp_path / "manifest.parquet")
     found = pl.read_parquet(go(tmp_path / "run", f"data.manifest={tmp_path}/manifest.parquet", "training.epochs=1"))
+    first = found.filter(pl.col("fold") == found["fold"][0])
+    assert first["speaker"][0] == "m2" and first["speaker"][-1] != "m2"  # the column begins with what is unknown
     assert found["text_truth"].dtype == pl.String and found["arousal_truth"].dtype == pl.Float64
-    assert found.filter(pl.col("speaker") == "f1")["text_truth"].is_null().all()
-    assert found.filter(pl.col("speaker") != "f1")["text_truth"].null_count() == 0
+    assert found.filter(pl.col("speaker") == "m2")["text_truth"].is_null().all()
+    assert found.filter(pl.col("speaker") != "m2")["text_truth"].null_count() == 0
 
 
 def test_an_export_says_what_the_model_says(run, root, tmp_path):
@@ -179,8 +184,8 @@ def test_an_export_says_what_the_model_says(run, root, tmp_path):
     manifest = load_data(recipe)
     material = load(recipe, manifest, store(recipe, manifest, cache, workers=1))
     model, _ = material.fit(manifest.ids, (), 0, None)
-    clips = manifest.table["audio"].to_list()[:4]
-    said = CliRunner().invoke(app, ["predict", *clips, "--bundle", str(bundle), "--json"])
+    clips = manifest.table.filter(pl.col("text").str.len_chars() > 1)["audio"].to_list()[:4]  # a quarter of a second
+    said = CliRunner().invoke(app, ["predict", *clips, "--model", str(bundle), "--format", "json"])
     assert said.exit_code == 0, said.output
     found = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
     for clip, prediction in zip(clips, found, strict=True):
@@ -247,15 +252,38 @@ def test_a_recording_that_is_too_short_is_named(go, root, tmp_path):
         go(tmp_path / "run", data)
 
 
-def test_soft_labels_change_what_is_learned(go, root, tmp_path):
+def test_soft_labels_change_what_is_learned(root, tmp_path):
     votes = pl.Series("votes", [["sad", "happy", "happy"]] * 16)
     data = with_manifest(root, tmp_path, lambda table: table.with_columns(votes))
-    options = [data, "tasks={}", "training.epochs=12", "training.batch_size=4", "protocol.dev=0", "training.label_smoothing=0",
-               "training.balance=none", "finetune.regularise={}"]  # fmt: skip
-    soft = pl.read_parquet(go(tmp_path / "soft", *options, "tasks.emotion.soft=true"))
-    hard = pl.read_parquet(go(tmp_path / "hard", *options))
-    np.testing.assert_allclose(soft["p_happy"], 2 / 3, atol=0.1)
-    assert np.abs(hard["p_happy"].to_numpy() - 2 / 3).max() > 0.15
+    found = []
+    for soft in ("true", "false"):
+        recipe = load_recipe(root / "tuned.toml", [
+            data, "tasks={}", f"tasks.emotion.soft={soft}", "training.epochs=12", "training.batch_size=4",
+            "training.label_smoothing=0", "training.balance=none", "finetune.regularise={}",
+        ])  # fmt: skip
+        manifest = load_data(recipe)
+        material = load(recipe, manifest, store(recipe, manifest, root / "cache", workers=1))
+        model, _ = material.fit(manifest.ids, (), 0, None)
+        found.append(material.columns(model, manifest.ids)["p_happy"])
+    np.testing.assert_allclose(found[0], 2 / 3, atol=0.1)
+    assert np.abs(np.array(found[1]) - 2 / 3).min() > 0.15
+
+
+def test_a_run_keeps_only_what_lora_learned_and_restores_plain_weights(root):
+    pytest.importorskip("peft")
+    recipe = load_recipe(root / "tuned.toml", ["finetune.lora={rank=2}", "finetune.lr=0.02", "training.epochs=3"])
+    manifest = load_data(recipe)
+    material = load(recipe, manifest, store(recipe, manifest, root / "cache", workers=1))
+    model, _ = material.fit(manifest.ids, (), 0, None)
+    state = material.state(model)
+    learned = [name for name in state if name.startswith("encoder.")]
+    assert len(learned) == 8 and all(".lora_" in name for name in learned)
+    restored = material.restore(manifest.ids, state)
+    assert not [name for name in restored.state_dict() if "lora" in name or "base_layer" in name]
+    one, two = (material.columns(each, manifest.ids) for each in (model, restored))
+    assert two["p_sad"] == pytest.approx(one["p_sad"], abs=1e-5) and two["text_prediction"] == one["text_prediction"]
+    begun = material.restore(manifest.ids, {name: value * ("lora_B" not in name) for name, value in state.items()})
+    assert material.columns(begun, manifest.ids)["p_sad"] != pytest.approx(one["p_sad"], abs=1e-3)
 
 
 # Several processes
@@ -263,7 +291,10 @@ def test_soft_labels_change_what_is_learned(go, root, tmp_path):
 SPREAD = ["training.epochs=2", "training.epsilon=1e-3"]
 
 
-@pytest.mark.parametrize("changes", [[], ["finetune.lora={rank=2}"]], ids=["all", "lora"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param([], id="all", marks=pytest.mark.slow), pytest.param(["finetune.lora={rank=2}"], id="lora")],
+)
 def test_processes_that_train_together_say_what_one_says(changes, go, root, tmp_path, environment):
     if changes:
         pytest.importorskip("peft")
@@ -286,7 +317,8 @@ def test_processes_that_train_together_say_what_one_says(changes, go, root, tmp_
     names = {str(path.relative_to(tmp_path / "both")) for path in (tmp_path / "both").rglob("*") if path.is_file()}
     assert {"recipe.toml", "predictions.parquet", "report.json", "history.jsonl"} <= names
     assert len([name for name in names if name.startswith("models/")]) == 8 and not [n for n in names if "part" in n]
-    assert done.stdout.count("UAR") <= 1 + done.stdout.count("UAR") // 2
+    said = CliRunner().invoke(app, ["evaluate", str(tmp_path / "both")])
+    assert done.stdout.strip() == said.stdout.strip(), "the result is told once"
 
 
 # Real recordings
@@ -307,7 +339,7 @@ protocol = {{ name = "random-k-fold", k = 3, dev = 0 }}
 encoder = {{ name = "whisper", layers = [-1], limit = 1.5 }}
 features = {{ normalise = "none" }}
 training = {{ epochs = 4, batch_size = 2, schedule = "constant", warmup = 0, lr = 1e-3, label_smoothing = 0 }}
-finetune = {{ lr = 1e-4, freeze = 2 }}
+finetune = {{ lr = 3e-4, freeze = 2 }}
 """,
         encoding="utf-8",
     )
@@ -316,6 +348,6 @@ finetune = {{ lr = 1e-4, freeze = 2 }}
     assert len(chosen) == 8 and len(lines) == 12
     for fold in {line["fold"] for line in lines}:
         losses = [line["loss"] for line in lines if line["fold"] == fold]
-        assert losses[-1] < losses[0] / 2
+        assert losses[-1] < 0.6 * losses[0]
     kept = load_file(next((tmp_path / "run" / "models").glob("*.safetensors")))
     assert {name.split(".")[2] for name in kept if name.startswith("encoder.layers")} == {"2"}

@@ -103,6 +103,8 @@ def test_a_recording_is_changed_by_its_seed_and_not_by_its_neighbours(manifest, 
     assert torch.equal(alone, changed([5, 2, 7], 1, (0, 1)))
     assert not torch.equal(alone, changed([2], 0, (0, 2)))
     assert not torch.equal(alone, changed([2], 0, (1, 1)))
+    twins = waveform_set(store, (2, 2), augmentation=part.augmentation, crop=0.5).batch([0, 1], (0, 1))
+    assert not torch.equal(*(row[:length] for row, length in zip(twins.waveforms, twins.lengths, strict=True)))
     assert part.plain().augmentation is None and part.plain().crop == 1
     assert torch.equal(part.plain().batch([2]).waveforms[0], torch.from_numpy(store.read(2)))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from serkit.encoders.base import Encoder
 from serkit.encoders.front import frame_mask
 from serkit.models.heads import Batch, Ensemble
+from serkit.models.layers import Standardise
 from serkit.models.model import Model
 from serkit.models.tasks import AffectTask, ClassTask, CtcTask, Task, View
 
@@ -25,13 +26,20 @@ TASK_OUTPUTS = {"affect": "affect"}
 class Graph(nn.Module):
     """What a bundle's ``model.onnx`` computes: waveforms to logits, embedding and logits around every frame.
 
-    ``tasks`` are those beside emotion, whose outputs follow.
+    ``tasks`` are those beside emotion, whose outputs follow; they see frames standardised by ``standardise``.
     """
 
     def __init__(
-        self, encoder: Encoder, head: Ensemble, layers: Sequence[int], stride: int, tasks: Sequence[Task] = ()
+        self,
+        encoder: Encoder,
+        head: Ensemble,
+        layers: Sequence[int],
+        stride: int,
+        tasks: Sequence[Task] = (),
+        standardise: Standardise | None = None,
     ) -> None:
         super().__init__()
+        self.standardise = standardise or Standardise(encoder.dim)
         self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
         self.tasks = nn.ModuleList(tasks)
         self.group = max(1, round(FRAME_STEP_SECONDS * encoder.frame_rate / stride))
@@ -77,7 +85,7 @@ class Graph(nn.Module):
         embedding = batch.streams[0].statistics[:, 0, -1]
         others: list[Tensor] = []
         for task in self.others:
-            view = View(batch, features.layers[:, self.layers[-1]], features.lengths)
+            view = View.of(batch, features, self.layers[-1], self.standardise)
             # The linear map itself: an adversarial task only turns gradients around.
             others.append(task.linear(view.mean) if isinstance(task, ClassTask) else task(view))
             others += [features.lengths] if task.name == "ctc" else []
@@ -87,7 +95,7 @@ class Graph(nn.Module):
 def graph_of(model: Model) -> Graph:
     """Return what a bundle of a fine-tuned model computes."""
     others = [task for task in model.each() if task.name != "emotion"]
-    return Graph(model.encoder, model.emotion.head, model.layers, model.stride, others)
+    return Graph(model.encoder, model.emotion.head, model.layers, model.stride, others, model.standardise)
 
 
 def describe_tasks(tasks: Sequence[Task]) -> dict[str, dict[str, list[str]]]:

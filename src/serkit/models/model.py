@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder
+from serkit.models.heads import Batch
+from serkit.models.layers import Standardise
 from serkit.models.tasks import EmotionTask, Task, View
 
 
@@ -35,7 +37,7 @@ class Model(nn.Module):
     """Waveforms that the encoder's front (trim, level) has been through, to the output of every task.
 
     ``layers`` of the encoder reach the heads, averaged over ``stride`` frames for emotion; the other tasks see the last
-    one of them. ``dropout`` acts on what the heads see.
+    one of them, standardised by ``standardise``. ``dropout`` acts on what the heads see.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Model(nn.Module):
         super().__init__()
         self.encoder, self.tasks = encoder, nn.ModuleDict({task.name: task for task in tasks})
         self.layers, self.stride, self.dropout = tuple(layers), stride, dropout
+        self.standardise = Standardise(encoder.dim)
 
     @property
     def emotion(self) -> EmotionTask:
@@ -60,7 +63,8 @@ class Model(nn.Module):
         if self.training and self.dropout:
             dropped = nn.functional.dropout(features.layers, self.dropout)
             features = type(features)(dropped, features.lengths, features.frame_rate)
-        return View.of(features, self.layers, self.stride)
+        batch = Batch.of_frames(features, self.layers, self.stride)
+        return View.of(batch, features, self.layers[-1], self.standardise)
 
     def forward(self, audio: Waveforms) -> dict[str, Tensor]:
         """Return the output of every task by name."""

@@ -22,6 +22,7 @@ from serkit.data.text import WAV2VEC2, CharTokenizer, build_tokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.errors import InputError
 from serkit.models.heads import Batch, Ensemble, begin
+from serkit.models.layers import Standardise
 from serkit.models.losses import concordance_loss, reverse_gradient
 
 
@@ -110,9 +111,10 @@ class View:
     lengths: Tensor
 
     @classmethod
-    def of(cls, features: FrameFeatures, layers: Sequence[int], stride: int) -> View:
-        """Take ``layers`` of an encoder's output for ``batch`` and the last of them for ``frames``."""
-        return cls(Batch.of_frames(features, layers, stride), features.layers[:, layers[-1]], features.lengths)
+    def of(cls, batch: Batch, features: FrameFeatures, layer: int, standardise: Standardise) -> View:
+        """Show ``batch``, and the frames of a ``layer`` of the same utterances standardised."""
+        frames = standardise(features.layers[:, layer]) * features.mask()[:, :, None]
+        return cls(batch, frames, features.lengths)
 
     @cached_property
     def mean(self) -> Tensor:

@@ -93,8 +93,11 @@ def judge_checkpoints(
     """Recognise every fold's test part with its checkpoint and yield what is right.
 
     Afterwards ``output`` is a run folder: ``predictions.parquet`` and ``provenance.json``. Raises ``InputError`` for a
-    checkpoint that does not fit and for recordings that are missing.
+    checkpoint that does not fit, for recordings that are missing, and where ``output`` holds a run of a recipe.
     """
+    folder = Path(output)
+    if (folder / "recipe.toml").exists():
+        raise InputError(f"{folder}: holds a run of a recipe: choose another folder")
     found = find_checkpoints(checkpoints)
     parts = load_folds(list(found), root, lists)
     tables, prints = [], {}
@@ -109,7 +112,6 @@ def judge_checkpoints(
         )
         tables.append(table)
         yield FoldResult(name, int((table["truth"] == table["prediction"]).sum()), table.height)
-    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     with replace_atomically(folder / "predictions.parquet") as part:
         pl.concat(tables, how="diagonal").write_parquet(part)

@@ -144,7 +144,7 @@ class Recordings:
 
     @torch.no_grad()
     def _standardise(self, model: Model, train: WaveformSet) -> None:
-        """Set the head's standardisation from what the encoder says of the training part before it is trained."""
+        """Set the heads' standardisation from what the encoder says of the training part before it is trained."""
         model.eval()
         accelerator = create_accelerator(self.device)
         model.to(accelerator.device)
@@ -156,7 +156,7 @@ class Recordings:
             frames = torch.div(view.lengths + stride - 1, stride, rounding_mode="floor")
             parts.append((view.batch.streams[0].statistics, frames))
         statistics, lengths = (torch.cat(part)[None] for part in zip(*parts, strict=True))
-        none = torch.zeros(len(train))
-        fit_standardisation(
-            model.emotion.head, FeatureSet(train.ids, (StreamSet(statistics, lengths, ()),), none, none)
-        )
+        none, stream = torch.zeros(len(train)), StreamSet(statistics, lengths, ())
+        fit_standardisation(model.emotion.head, FeatureSet(train.ids, (stream,), none, none))
+        mean, sd = stream.moments()
+        model.standardise.fit(mean[-1], sd[-1])

@@ -31,6 +31,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
 from serkit.training.recordings import Recordings
+from serkit.training.tuning import prepare_encoder
 from serkit.training.waveforms import WaveformStore, store_waveforms
 
 Work = tuple[int, Fold]
@@ -57,7 +58,8 @@ def train(
     step = step if leads() else no_steps
     resolved = dump_recipe(recipe)
     recorded = folder / "recipe.toml"
-    if recorded.exists() and recorded.read_text(encoding="utf-8") != resolved:
+    begun = recorded.exists() and any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
+    if begun and recorded.read_text(encoding="utf-8") != resolved:
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
     work = [
@@ -107,6 +109,7 @@ def store(
     if recipe.finetune is None:
         return encode_all(recipe, manifest, cache, step, workers, device)
     encoder = encoder_spec(recipe.encoder).create()
+    prepare_encoder(encoder, recipe.finetune)  # says what it cannot do before recordings are read
     if leads():  # the others find it there
         store_waveforms(manifest, encoder, cache, step, workers)
     wait_for_all(device)
