@@ -69,7 +69,7 @@ def test_a_step_by_hand():
     assert cut_step(range(5), seconds, BatchOptions(micro_seconds=12)) == [[1, 4, 2], [3, 0]]
     assert cut_step(range(5), seconds, BatchOptions(micro_seconds=8)) == [[1, 4], [2], [3, 0]]
     assert cut_step(range(5), seconds, BatchOptions(micro_batch=1)) == [[1], [4], [2], [3], [0]]
-    assert cut_step([3, 1, 0], seconds, BatchOptions(waste=1)) == [[3, 1, 0]]  # as drawn
+    assert cut_step([3, 1, 0], seconds, BatchOptions(waste=1, micro_seconds=12)) == [[3, 1, 0]]  # as drawn
     assert cut_step([3, 1, 0, 2], seconds, BatchOptions(waste=1, micro_batch=2)) == [[3, 1], [0, 2]]
 
 
