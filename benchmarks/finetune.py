@@ -14,6 +14,8 @@ Hugging Face checkpoint that both sides load. Effective batch 8, one thread.
     bf16       the same with precision = "bf16"
     frozen     serkit with freeze = "front-end"
     lora       serkit with LoRA of rank 8 on queries and values
+    whole      serkit with all 8 utterances of a step in one padded micro-batch
+    packed     the same with packed = true: no padding after the convolutions
 
 A round takes ``8 * steps`` generated utterances, one from each of as many equal shares of a log-normal distribution of
 lengths (mean 4.5 s, deviation 3.2 s, within 0.6 to 34 s), other ones in other rounds. All rows of a round train on the
@@ -23,13 +25,14 @@ disturbs little; ``x wall`` says how much longer it took.
 
 How much padding a row computes depends on chance: ``here`` is padded over recorded audio in these rounds, ``epoch``
 the same over an epoch of 5531 utterances (IEMOCAP's four classes) batched by the row's own rule. ``x epoch`` is the
-ratio to hf8 with each side's time scaled from ``here`` to ``epoch``.
+ratio to hf8 with each side's time scaled from ``here`` to ``epoch``. Grouping by length needs more utterances than a
+short run has: ``--deviation 0.1 --rows hf8,serkit`` compares batches as even as it makes them in the middle.
 
 Work is counted in multiplications and additions of matrix products and convolutions (:func:`count_flops`), of real
 frames only and three times those of a forward pass; ``peak`` is its share of what one large product of matrices reaches
 in the same process (on a GPU, of ``--peak``).
 
-``--device cuda`` trains in bfloat16 on both sides, with wall time, more utterances and hours for 200 epochs.
+``--device cuda`` trains in bfloat16 on both sides, with wall time, more utterances and hours for 200 epochs of them.
 Ends with one JSON line. Base size needs 16 GB of memory for hf8.
 """
 
@@ -61,7 +64,7 @@ from serkit.encoders.regularise import Regularisation
 from serkit.models.heads import HeadConfig, create_head
 from serkit.models.model import Model
 from serkit.models.tasks import CtcConfig, CtcTask, EmotionConfig, EmotionTask
-from serkit.training.batching import plan_epoch
+from serkit.training.batching import BatchOptions, plan_epoch
 from serkit.training.finetune import finetune
 from serkit.training.fit import TrainingOptions
 from serkit.training.tuning import FinetuneOptions, LoraOptions, prepare_encoder
@@ -77,9 +80,12 @@ DROPOUT, MASKED, LR = 0.1, 0.05, 5e-5
 BAR = 1.8
 HF = {"hf8": (8, {}), "hf2x4": (2, {}), "published": (2, {"gradient_checkpointing": True}),
       "hfgroup": (8, {"train_sampling_strategy": "group_by_length"})}  # fmt: skip
+WHOLE = BatchOptions(waste=1, micro_seconds=1000)
 SERKIT: dict[str, dict[str, Any]] = {
-    "serkit": {}, "bf16": {"precision": "bf16"}, "frozen": {"freeze": "front-end"}, "lora": {"lora": LoraOptions()}
+    "serkit": {}, "bf16": {"precision": "bf16"}, "frozen": {"freeze": "front-end"}, "lora": {"lora": LoraOptions()},
+    "whole": {"batches": WHOLE}, "packed": {"batches": WHOLE},
 }  # fmt: skip
+ROWS = {"cpu": "hf8,hf2x4,published,serkit,bf16,frozen,lora", "cuda": "hf8,hfgroup,serkit,whole,packed"}
 
 
 @dataclass(frozen=True)
@@ -91,19 +97,19 @@ class Example:
     emotion: int
 
 
-def lengths_at(quantiles: Sequence[float]) -> np.ndarray:
+def lengths_at(quantiles: Sequence[float], deviation: float) -> np.ndarray:
     """Return the lengths in seconds at ``quantiles`` in (0, 1) of the distribution."""
-    variance = math.log(1 + (DEVIATION / MEAN) ** 2)
+    variance = math.log(1 + (deviation / MEAN) ** 2)
     normal = statistics.NormalDist(math.log(MEAN) - variance / 2, math.sqrt(variance))
     return np.clip(np.exp([normal.inv_cdf(share) for share in quantiles]), SHORTEST, LONGEST)
 
 
-def draw_round(number: int, rounds: int, count: int) -> list[Example]:
+def draw_round(number: int, rounds: int, count: int, deviation: float) -> list[Example]:
     """Return ``count`` voice-like utterances in random order: harmonics that glide, syllables, noise."""
     rng = np.random.default_rng(number)
     inside = 0.3 + 0.4 * (number + 0.5) / rounds  # where in its share of the distribution a length lies
     examples = []
-    for seconds in rng.permutation(lengths_at([(share + inside) / count for share in range(count)])):
+    for seconds in rng.permutation(lengths_at([(share + inside) / count for share in range(count)], deviation)):
         moments = np.arange(int(seconds * RATE)) / RATE
         pitch = rng.uniform(90, 250) * (1 + 0.15 * np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * moments))
         phase = 2 * np.pi * np.cumsum(pitch) / RATE
@@ -214,8 +220,9 @@ def prepare_serkit(row: str, model: Path, examples: list[Example], seed: int, de
         clip_norm=1.0,
     )  # fmt: skip
     blocks = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    encoder = create_encoder("wav2vec2", weights=str(model), layers=[blocks])
-    encoder.config = encoder.config.__class__(**{**vars(encoder.config), "normalise": False})  # it is done already
+    # Both sides get waveforms that are normalised already.
+    encoder = create_encoder("wav2vec2", weights=str(model), layers=[blocks], normalise=False,
+                             packed=row == "packed")  # fmt: skip
     head = create_head(HeadConfig(frame_hidden=(), pooling="mean", dropout=0.0), [(1, encoder.dim)], 4)
     tasks = [
         EmotionTask(EmotionConfig(), head, LabelScheme("benchmark", ("neutral", "happy", "angry", "sad"))),
@@ -245,9 +252,9 @@ def padding(batches: list[list[int]], seconds: Sequence[float]) -> float:
     return padded / sum(seconds[row] for batch in batches for row in batch)
 
 
-def epoch_padding(row: str) -> float:
+def epoch_padding(row: str, deviation: float) -> float:
     """Return padded over recorded audio for an epoch of :data:`UTTERANCES`, batched by the rule of ``row``."""
-    seconds = lengths_at((np.arange(UTTERANCES) + 0.5) / UTTERANCES).tolist()
+    seconds = lengths_at((np.arange(UTTERANCES) + 0.5) / UTTERANCES, deviation).tolist()
     if row in SERKIT:
         steps = plan_epoch(seconds, BATCH, FinetuneOptions(**SERKIT[row]).batches, np.random.default_rng(0))
         return padding([piece for step in steps for piece in step], seconds)
@@ -319,7 +326,7 @@ def measure(rows: list[str], model: Path, config: Any, options: argparse.Namespa
     """Run all rows in every round; returns what was measured of each row, round by round."""
     found = []
     for number in range(options.rounds):
-        examples = draw_round(number, options.rounds, BATCH * options.steps)
+        examples = draw_round(number, options.rounds, BATCH * options.steps, options.deviation)
         seconds = sum(len(example.waveform) for example in examples) / RATE
         results: Round = {}
         for row in rows[:: 1 if number % 2 == 0 else -1]:
@@ -337,21 +344,21 @@ def measure(rows: list[str], model: Path, config: Any, options: argparse.Namespa
     return found
 
 
-def summarise(row: str, found: list[Round], steps: int) -> dict[str, Any]:
+def summarise(row: str, found: list[Round], options: argparse.Namespace) -> dict[str, Any]:
     """Return a line of the table."""
     mine = [results[row] for results in found]
     line: dict[str, Any] = {
-        "steps_per_second": steps * len(mine) / sum(each["seconds"] for each in mine),
+        "steps_per_second": options.steps * len(mine) / sum(each["seconds"] for each in mine),
         "audio_per_second": sum(each["audio"] for each in mine) / sum(each["seconds"] for each in mine),
         "wall": statistics.median(each["wall"] / each["seconds"] for each in mine),
         "padding_here": sum(each["padding"] * each["audio"] for each in mine) / sum(each["audio"] for each in mine),
-        "padding_epoch": epoch_padding(row),
+        "padding_epoch": epoch_padding(row, options.deviation),
         "share_of_peak": statistics.median(each["share"] for each in mine),
         "peak_gflops": statistics.median(each["peak"] for each in mine) / 1e9,
     }
     if "hf8" in found[0]:
         ratios = [results["hf8"]["seconds"] / results[row]["seconds"] for results in found]
-        scale = [epoch_padding("hf8") / results["hf8"]["padding"] for results in found]
+        scale = [epoch_padding("hf8", options.deviation) / results["hf8"]["padding"] for results in found]
         scale = [up * results[row]["padding"] / line["padding_epoch"] for up, results in zip(scale, found, strict=True)]
         line["x_hf8"], line["x_hf8_range"] = statistics.median(ratios), [min(ratios), max(ratios)]
         line["x_hf8_epoch"] = statistics.median(ratio * up for ratio, up in zip(ratios, scale, strict=True))
@@ -388,10 +395,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--deviation", type=float, default=DEVIATION, help="of lengths, in seconds")
     parser.add_argument("--steps", type=int, help="of every row in a round; 1 on a CPU, 50 on a GPU when left out")
-    parser.add_argument(
-        "--rows", default="hf8,hf2x4,published,serkit,bf16,frozen,lora", help=f"of {', '.join([*HF, *SERKIT])}"
-    )
+    parser.add_argument("--rows", help=f"of {', '.join([*HF, *SERKIT])}; a choice of them when left out")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s that the device is said to reach, for cuda")
     options = parser.parse_args()
@@ -401,12 +407,12 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    rows = options.rows.split(",")
+    rows = (options.rows or ROWS[options.device]).split(",")
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         config = write_model(Path(folder) / "model", options.size)
         found = measure(rows, Path(folder) / "model", config, options)
-    lengths = lengths_at((np.arange(UTTERANCES) + 0.5) / UTTERANCES)
+    lengths = lengths_at((np.arange(UTTERANCES) + 0.5) / UTTERANCES, options.deviation)
     shown = {f"{share:.0%}": round(float(np.quantile(lengths, share)), 2) for share in (0, 0.1, 0.5, 0.9, 0.99, 1)}
     per_second = 3 * sum(count_flops(config, MEAN)) / MEAN / 1e9
     about = {**vars(options), "load_before": load, "lengths": shown, "gflops_per_audio_second": round(per_second, 1)}
@@ -414,7 +420,7 @@ def main() -> None:
         f"{options.size}, {options.rounds} rounds of {options.steps} x {BATCH} utterances, load before {load}; ", end=""
     )
     print(f"lengths {shown}; training takes {per_second:.1f} GFLOP per second of audio\n")
-    report({row: summarise(row, found, options.steps) for row in rows}, about)
+    report({row: summarise(row, found, options) for row in rows}, about)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def test_a_micro_batch_ends_only_where_the_next_utterance_would_not_fit(seconds,
 
 def test_a_step_by_hand():
     seconds = [1.0, 4.0, 3.9, 1.05, 4.0]
-    assert cut_step(range(5), seconds, BatchOptions()) == [[1, 4, 2], [3, 0]]
+    assert cut_step(range(5), seconds, BatchOptions(micro_seconds=12)) == [[1, 4, 2], [3, 0]]
     assert cut_step(range(5), seconds, BatchOptions(micro_seconds=8)) == [[1, 4], [2], [3, 0]]
     assert cut_step(range(5), seconds, BatchOptions(micro_batch=1)) == [[1], [4], [2], [3], [0]]
-    assert cut_step([3, 1, 0], seconds, BatchOptions(waste=1)) == [[3, 1, 0]]  # as drawn
+    assert cut_step([3, 1, 0], seconds, BatchOptions(waste=1, micro_seconds=12)) == [[3, 1, 0]]  # as drawn
     assert cut_step([3, 1, 0, 2], seconds, BatchOptions(waste=1, micro_batch=2)) == [[3, 1], [0, 2]]
 
 
