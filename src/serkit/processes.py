@@ -1,4 +1,4 @@
-"""Which of several processes that ``accelerate launch`` started this one is."""
+"""Which of several processes that ``accelerate launch`` or ``torchrun`` started this one is."""
 
 from __future__ import annotations
 

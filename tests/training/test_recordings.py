@@ -300,9 +300,8 @@ def test_processes_that_train_together_say_what_one_says(changes, go, root, tmp_
         pytest.importorskip("peft")
     overrides = [*SPREAD, *changes]
     alone = pl.read_parquet(go(tmp_path / "alone", *overrides))
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "serkit.cli",
+    command = [  # "accelerate launch --cpu" would start one process only
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "serkit.cli",
         "train", str(root / "tuned.toml"), *overrides, "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
