@@ -291,19 +291,28 @@ def test_a_run_keeps_only_what_lora_learned_and_restores_plain_weights(root):
 SPREAD = ["training.epochs=2", "training.epsilon=1e-3"]
 
 
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+# Without --multi_gpu accelerate starts one process; on a machine without GPUs the two compute on the CPU.
+ACCELERATE = [
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+    "--dynamo_backend", "no", "--main_process_port", "0",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [pytest.param([], id="all", marks=pytest.mark.slow), pytest.param(["finetune.lora={rank=2}"], id="lora")],
+    ("launcher", "changes"),
+    [
+        pytest.param(TORCHRUN, [], id="torchrun-all", marks=pytest.mark.slow),
+        pytest.param(ACCELERATE, ["finetune.lora={rank=2}"], id="accelerate-lora"),
+    ],
 )
-def test_processes_that_train_together_say_what_one_says(changes, go, root, tmp_path, environment):
+def test_processes_that_train_together_say_what_one_says(launcher, changes, go, root, tmp_path, environment):
     if changes:
         pytest.importorskip("peft")
     overrides = [*SPREAD, *changes]
     alone = pl.read_parquet(go(tmp_path / "alone", *overrides))
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "serkit.cli",
-        "train", str(root / "tuned.toml"), *overrides, "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
+        sys.executable, "-m", *launcher, "-m", "serkit.cli", "train", str(root / "tuned.toml"), *overrides, "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -50,8 +50,8 @@ def train(
 
     There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
     their number; on a GPU there is one. Fine-tuning of fewer folds than workers shares the threads out among them.
-    ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread over processes by ``accelerate
-    launch``: all of them call this, one writes. Returns the predictions table's path. Raises ``InputError`` when
+    ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread over processes by
+    ``torchrun`` or ``accelerate launch``: all of them call this, one writes. Returns the predictions table's path. Raises ``InputError`` when
     ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
