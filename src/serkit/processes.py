@@ -8,9 +8,14 @@ import os
 import threading
 
 
+def count_processes() -> int:
+    """Return how many processes train the same model."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def distributed() -> bool:
     """Tell whether other processes train the same model."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return count_processes() > 1
 
 
 def leads() -> bool:

@@ -294,8 +294,8 @@ SPREAD = ["training.epochs=2", "training.epsilon=1e-3"]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # Without --multi_gpu accelerate starts one process; on a machine without GPUs the two compute on the CPU.
 ACCELERATE = [
-    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-    "--dynamo_backend", "no", "--main_process_port", "0",
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
 ]  # fmt: skip
 
 
@@ -312,10 +312,12 @@ def test_processes_that_train_together_say_what_one_says(launcher, changes, go, 
     overrides = [*SPREAD, *changes]
     alone = pl.read_parquet(go(tmp_path / "alone", *overrides))
     command = [
-        sys.executable, "-m", *launcher, "-m", "serkit.cli", "train", str(root / "tuned.toml"), *overrides, "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
+        sys.executable, "-m", *launcher, "-m", "serkit.cli", "train", str(root / "tuned.toml"), *overrides,
+        "-o", str(tmp_path / "both"), "--cache", str(root / "cache"),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "both" / "provenance.json").read_text())["processes"] == 2
     both = pl.read_parquet(tmp_path / "both" / "predictions.parquet")
     assert both.columns == alone.columns and both["id"].to_list() == alone["id"].to_list()
     for name in alone.columns:

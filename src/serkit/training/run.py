@@ -26,7 +26,7 @@ from serkit.data.files import replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
-from serkit.processes import distributed, end_with_parent, leads, wait_for_all
+from serkit.processes import count_processes, distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
@@ -50,9 +50,9 @@ def train(
 
     There are ``workers`` processes (one per core when None) with one thread each, so the answer does not depend on
     their number; on a GPU there is one. Fine-tuning of fewer folds than workers shares the threads out among them.
-    ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread over processes by
-    ``torchrun`` or ``accelerate launch``: all of them call this, one writes. Returns the predictions table's path. Raises ``InputError`` when
-    ``folder`` holds a run of another recipe.
+    ``device`` is where encoders run and are fine-tuned. Fine-tuning may be spread over processes by ``torchrun`` or
+    ``accelerate launch``: all of them call this, one writes. Returns the predictions table's path. Raises
+    ``InputError`` when ``folder`` holds a run of another recipe.
     """
     folder = Path(folder)
     step = step if leads() else no_steps
@@ -226,6 +226,7 @@ def _provenance(material: Material | Recordings, folds: list[Fold]) -> dict[str,
         "encoder_fingerprint": material.fingerprint,
         "manifest_fingerprint": material.manifest.fingerprint(),
         "seeds": list(recipe.seeds),
+        "processes": count_processes(),
         "folds": [
             {
                 "name": fold.name,
