@@ -398,15 +398,17 @@ def reproduce(
     folder = output or Path("runs") / system.value
     experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
     failed = 0
-    with show_steps() as step:
+    with show_steps() if leads() else nullcontext(no_steps) as step:
         results = run_all(experiments, cache or _cache_folder(), step, workers, device)
         for number, (experiment, error) in enumerate(results, 1):
+            failed += error is not None
+            if not leads():
+                continue
             if error is None and not (experiment.folder / "report.html").exists():
                 write_report(experiment.folder)
-            failed += error is not None
             said = "finished" if error is None else str(error)
             typer.echo(f"[{number}/{len(experiments)}] {experiment.recipe.name}: {said}", err=True)
-    if failed < len(experiments):
+    if failed < len(experiments) and leads():
         _compare(system, folder, folder)
     if failed:
         raise SerkitError(f"{failed} of {len(experiments)} experiments failed: mend the cause and call it again")
