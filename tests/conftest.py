@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -146,3 +148,28 @@ def make_cai_checkpoint(tiny_wav2vec2: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def serkit(monkeypatch, capsys) -> Callable[..., Ran]:
+    """``serkit("predict", ...)`` runs the command line here: ``code``, ``out`` and ``err``."""
+    from serkit import cli
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["serkit", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Ran(code, *capsys.readouterr())
+
+    return run

@@ -19,7 +19,6 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from serkit import cli
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 
 CLASSES = ("angry", "happy", "neutral", "sad")
@@ -47,23 +46,6 @@ kind = "pooled"
 [training]
 epochs = 2
 """
-
-
-@pytest.fixture
-def serkit(monkeypatch, capsys):
-    """``serkit("predict", ...)`` runs the command line here: ``code``, ``out`` and ``err``."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["serkit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
-
-    return run
 
 
 def is_one_line(result, code=2):

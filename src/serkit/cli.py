@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -19,7 +18,7 @@ import typer
 
 from serkit.errors import InputError, SerkitError, missing_extra
 from serkit.processes import leads
-from serkit.progress import no_steps, show_steps
+from serkit.progress import show_steps
 
 app = typer.Typer(
     help="Speech emotion recognition: recognise, train, evaluate.",
@@ -311,7 +310,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
-    with show_steps() if leads() else nullcontext(no_steps) as step:
+    with show_steps() as step:
         train(loaded, folder, cache or _cache_folder(), step, workers, device)
     if leads():
         _evaluate(folder)
@@ -398,7 +397,7 @@ def reproduce(
     folder = output or Path("runs") / system.value
     experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
     failed = 0
-    with show_steps() if leads() else nullcontext(no_steps) as step:
+    with show_steps() as step:
         results = run_all(experiments, cache or _cache_folder(), step, workers, device)
         for number, (experiment, error) in enumerate(results, 1):
             failed += error is not None

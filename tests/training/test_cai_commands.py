@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 import torch
 
-from serkit import cli
-
 torch.set_num_threads(1)
-
-
-@pytest.fixture
-def serkit(monkeypatch, capsys):
-    """``serkit("report", ...)`` runs the command line here: exit status, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["serkit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def test_checkpoints_are_judged_in_the_lines_of_the_original(serkit, make_cai_checkpoint, iemocap_folder, tmp_path):

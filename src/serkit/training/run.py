@@ -110,10 +110,12 @@ def store(
         return encode_all(recipe, manifest, cache, step, workers, device)
     encoder = encoder_spec(recipe.encoder).create()
     prepare_encoder(encoder, recipe.finetune)  # says what it cannot do before recordings are read
-    if leads():  # the others find it there
-        store_waveforms(manifest, encoder, cache, step, workers)
-    wait_for_all(device)
-    return store_waveforms(manifest, encoder, cache, step, workers)
+    if not leads():  # one process reads, the others find it there
+        wait_for_all(device)
+    stored = store_waveforms(manifest, encoder, cache, step, workers)
+    if leads():
+        wait_for_all(device)
+    return stored
 
 
 def load(recipe: Recipe, manifest: Manifest, stored: Stored, device: str = "cpu") -> Material | Recordings:
