@@ -1,0 +1,13 @@
+"""The command line: every verb is a thin call into the package. See ``serkit --help``.
+
+Exit status: 0 done, 1 work failed, 2 bad input. Errors are one line on stderr. A module here holds the verbs of one
+kind; the order in which they are imported is the order of the help.
+"""
+
+from __future__ import annotations
+
+from serkit.cli.app import app, main
+
+from serkit.cli import recognise, corpora, learn, judge, papers  # isort: skip
+
+__all__ = ["app", "corpora", "judge", "learn", "main", "papers", "recognise"]

@@ -1,0 +1,5 @@
+"""``python -m serkit.cli`` is ``serkit``."""
+
+from serkit.cli import main
+
+main()
