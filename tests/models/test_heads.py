@@ -25,7 +25,7 @@ TABLE = {
     )
     for kind, mixes in (("pooled", ("softmax", "absolute", "concat")), ("frames", ("softmax", "absolute")))
     for mix in mixes
-    for pooling in ("mean", "mean+std", "attention")
+    for pooling in ("mean", "mean+std", *(("attention",) if kind == "frames" else ()))
     for more in (False, True)
 }
 TABLE["frames lstm"] = HeadConfig(frame_hidden=(6,), lstm=5, pooling="mean", activation="relu", drop="elements")
@@ -282,7 +282,7 @@ def test_glorot_is_that_of_keras():
 
 
 def test_a_frames_head_does_not_concatenate():
-    with pytest.raises(ValueError, match="softmax or absolute, not concat"):
+    with pytest.raises(ValueError, match="softmax, absolute or sum, not concat"):
         create_head(HeadConfig(kind="frames", mix="concat"), [(LAYERS, DIM)], CLASSES)
     with pytest.raises(ValidationError):
         HeadConfig(droput=0.1)
