@@ -17,13 +17,12 @@ from serkit.data.text import WAV2VEC2, CharTokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.encoders.wav2vec2 import create_tiny
 from serkit.errors import InputError
+from serkit.models.affect import AffectConfig, AffectTask
 from serkit.models.heads import Batch, HeadConfig, create_head
 from serkit.models.layers import Standardise
 from serkit.models.losses import concordance_loss
 from serkit.models.model import Model, Waveforms
 from serkit.models.tasks import (
-    AffectConfig,
-    AffectTask,
     ClassConfig,
     ClassTask,
     CtcConfig,

@@ -224,7 +224,7 @@ def test_the_dev_part_is_judged_by_hand(trained, monkeypatch):
     assert line["dev_loss"] == pytest.approx(1 + 20 * weights["ctc"] + 4 * weights["speaker"])
     with torch.no_grad():
         view = model.eval().view(data.batch(range(8)))
-        sums = task_losses(model.each(), view, data, range(8))
+        sums = task_losses(model.each(), view, data, range(8), data.weights)
     assert [float(value) / 8 for value in sums] == pytest.approx(list(losses.values()), rel=1e-5)
 
 
