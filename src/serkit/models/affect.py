@@ -48,7 +48,7 @@ class AffectConfig(TaskConfig):
 
 
 class AffectTask(Task):
-    """Ratings ``(A,)`` from the mean over time, or by a ``head``; targets are in ``ranges`` as 0 to 1, NaN if unknown."""
+    """Ratings ``(A,)`` from the mean over time, or by a ``head``; targets are in [0, 1] of ``ranges`` or NaN."""
 
     name = "affect"
 
