@@ -146,7 +146,9 @@ def test_groups_that_are_seen_together_differ_by_one_utterance_at_most():
         assert max(sizes) <= 4 and max(sizes) - min(sizes) <= 1 and len(sizes) == -(-sum(sizes) // 4)
     whole = plan_epoch(seconds, 13, BatchOptions(), np.random.default_rng(1), whole=True)
     assert [len(step) for step in whole] == [1] * 3
-    assert [[row for piece in step for row in piece] for step in steps] == [step[0] for step in whole]  # as they were drawn
+    assert [[row for piece in step for row in piece] for step in steps] == [
+        step[0] for step in whole
+    ]  # as they were drawn
 
 
 def test_what_fails_there_is_raised_here():
