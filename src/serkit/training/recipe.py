@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from serkit.errors import InputError, nearest
 from serkit.models.heads import HeadConfig
 from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
+from serkit.training.space import SearchSection
 from serkit.training.tuning import FinetuneOptions
 
 SHIPPED = Path(str(resources.files("serkit") / "recipes"))
@@ -124,7 +126,8 @@ class Recipe(_Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
     ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
-    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached.
+    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. ``search`` says
+    what ``serkit search`` tries; training does not look at it.
     """
 
     name: str
@@ -141,6 +144,7 @@ class Recipe(_Section):
     training: TrainingOptions = TrainingOptions()
     finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+    search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
@@ -180,17 +184,51 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     tree = _load_tree(str(name), ())
     for override in overrides:
         _apply(tree, override)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(f"recipe {name}: {_explain(error)}") from error
+    return _validate(tree, name)
+
+
+def change_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return ``recipe`` with other ``values`` of keys such as ``training.lr``; raises as :func:`load_recipe` does."""
+    tree = _tree(recipe)
+    for key, value in values.items():
+        _set(tree, key, value, f"{key}={value}")
+    return _validate(tree, recipe.name)
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    """Return the value of a key such as ``training.lr``, as TOML has it; None where there is none."""
+    found: Any = _tree(recipe)
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def takes_fractions(key: str) -> bool | None:
+    """Tell whether ``key`` of a recipe takes fractions; None where anything goes, as for an encoder's options."""
+    *sections, last = key.split(".")
+    model = _model_at(sections)
+    if model is None or last not in model.model_fields:
+        return None
+    kind = model.model_fields[last].annotation
+    return float in (kind, *get_args(kind))
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(json.loads(recipe.model_dump_json(exclude_none=True)))
+    return tomli_w.dumps(_tree(recipe))
+
+
+def _tree(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(exclude_none=True))
+
+
+def _validate(tree: dict[str, Any], name: str | Path) -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"recipe {name}: {_explain(error)}") from error
 
 
 def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -215,7 +253,7 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return _merge(merged, tree)
 
 
-REPLACED = {"corpora", "parts", "merge", "where", "options"}
+REPLACED = {"corpora", "parts", "merge", "where", "options", "space"}
 """Tables that an extending recipe replaces as a whole instead of adding to."""
 
 
@@ -248,7 +286,10 @@ def _parse(override: str, form: str) -> tuple[str, Any]:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    key, value = _parse(override, "section.key=value")
+    _set(tree, *_parse(override, "section.key=value"), override)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
     if key == "encoder" and isinstance(value, str):
         kept = {name: old for name, old in tree.get("encoder", {}).items() if name != "options"}
         tree["encoder"] = {**kept, "name": value}
@@ -268,10 +309,19 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model: Any = Recipe
-        for part in first["loc"][:-1]:
-            kind = model.model_fields[part].annotation
-            model = next((each for each in get_args(kind) if each is not type(None)), kind)
-        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields)}"
+        model = _model_at(first["loc"][:-1])
+        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields if model else ())}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{where}: {said.lower()}" if where else said
+
+
+def _model_at(parts: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the section at ``parts``; None where the recipe is open, as below an encoder's options."""
+    model: type[BaseModel] | None = Recipe
+    for part in parts:
+        if model is not None and part not in model.model_fields:
+            continue  # a place in a list, or a key of a table, of sections
+        kind = None if model is None else model.model_fields[str(part)].annotation
+        models = [each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, BaseModel)]
+        model = models[0] if models else None
+    return model
