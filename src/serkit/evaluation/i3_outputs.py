@@ -37,6 +37,7 @@ class Judged:
     prediction: list[int]
     counts: dict[str, Floats] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    unknown: int = 0  # utterances without gender
 
     def scores(self, metric: str) -> dict[str, float]:
         """Return a metric of each subset, genders first as in the original's file."""
@@ -74,7 +75,7 @@ def judge_table(table: pl.DataFrame, dataset: str | None = None) -> dict[str, di
 def _judge(rows: pl.DataFrame, words: list[str]) -> Judged:
     place = {word: number for number, word in enumerate(words)}
     truth, prediction = ([place[word] for word in rows[name]] for name in ("truth", "prediction"))
-    judged = Judged(words, truth, prediction)
+    judged = Judged(words, truth, prediction, unknown=rows["gender"].null_count())
     for gender in sorted(rows["gender"].drop_nulls().unique()):
         part = rows.filter(pl.col("gender") == gender)
         if part.height < LEAST * rows.height:
@@ -197,6 +198,9 @@ def _write_matrices(seeds: Sequence[Judged], place: Path) -> list[str]:
         remarks.append(
             f"{gender}: less than {LEAST:.0%} of the utterances, left out with {count} of {len(seeds)} seeds"
         )
+    unknown = max(judged.unknown for judged in seeds)
+    if unknown:
+        remarks.append(f"up to {unknown} utterances a seed have no gender and count overall only")
     for subset in sorted({name for judged in seeds for name in judged.counts}):
         rates = np.stack([_rates(judged.counts[subset]) for judged in seeds if subset in judged.counts])
         known = ~np.isnan(rates)
