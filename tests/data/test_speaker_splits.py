@@ -94,7 +94,7 @@ def test_no_protocol_shares_a_speaker_unless_it_declares_it(protocol, tmp_path):
     made = []
 
     @given(data=st.data(), dev=st.sampled_from([0, 0.2, 0.6]), seed=st.integers(0, 3))
-    @settings(max_examples=40)
+    @settings(max_examples=25)
     def check(data, dev, seed):
         rows, options = draw_case(data, protocol, tmp_path / "table.tsv")
         manifest = Manifest.from_rows(rows)
