@@ -79,6 +79,12 @@ class ProtocolSection(BaseModel):
     dev: float = 0.2
     seed: int | Literal["run"] = 0
 
+    @model_validator(mode="after")
+    def _check_repeats(self) -> ProtocolSection:
+        if (self.model_extra or {}).get("repeats", 1) != 1:  # a seed's predictions hold an utterance once
+            raise ValueError('protocol.repeats is for serkit split: set protocol.seed = "run" and list the seeds')
+        return self
+
     def options(self, seed: int) -> dict[str, Any]:
         """Return everything but the name, for the run's ``seed``."""
         options = {key: value for key, value in self.model_dump().items() if key != "name"}
