@@ -6,7 +6,6 @@ that draw from them meanwhile would be disturbed: serkit's own code does not.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import random
 import threading
@@ -50,13 +49,12 @@ class Seeded:
         """Return the changed waveform ``(S,)``."""
         with seeded_globals(int(rng.integers(2**32))):
             try:
-                # A fresh one, because they remember what they drew.
-                changed = copy.deepcopy(self.transform)(x.astype(np.float32), SAMPLING_RATE)
+                changed = self.transform(x.astype(np.float32), SAMPLING_RATE)
             except ImportError as error:
                 package = str(error.name).replace("_", "-")
                 raise InputError(f"augment: {self.name} needs a package more: run pip install {package}") from error
             except Exception as error:
-                raise AudioError(f"augment: {self.name}: {error or type(error).__name__}") from error
+                raise AudioError(f"augment: {self.name}: {str(error) or type(error).__name__}") from error
         return np.asarray(changed, np.float64)
 
 
@@ -98,7 +96,10 @@ def _create_inner(value: Any) -> Any:
         if not str(value["name"]).startswith("audiomentations."):
             raise InputError(f"augment: {value['name']!r} stands in a class of audiomentations: it takes its own only")
         return _create(str(value["name"]), options)
-    return [_create_inner(each) for each in value] if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    every = [_create_inner(each) for each in value]
+    return every if any(isinstance(each, Mapping) for each in value) else tuple(every)  # SomeOf wants (1, 2)
 
 
 @cache

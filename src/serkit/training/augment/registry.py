@@ -42,7 +42,10 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 GROUP = "serkit.transforms"
 """Entry points of installed packages: name to function or class."""
 
-_registered: dict[str, tuple[Callable[..., Any], int]] = {}
+Registered = tuple[Callable[..., Any], int]
+"""A transform and the revision of its code."""
+
+_registered: dict[str, Registered] = {}
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ def register_transform(name: str, transform: Callable[..., Any], revision: int =
     _registered[name] = (transform, revision)
 
 
-def list_registered() -> dict[str, tuple[Callable[..., Any], int]]:
+def list_registered() -> dict[str, Registered]:
     """Return what :func:`register_transform` has added: name to transform and revision."""
     return dict(_registered)
 
 
-def restore_registered(registered: Mapping[str, tuple[Callable[..., Any], int]]) -> None:
+def restore_registered(registered: Mapping[str, Registered]) -> None:
     """Register in this process what :func:`list_registered` returned in another."""
     _registered.update(registered)
 
@@ -145,7 +148,7 @@ def bind(name: str, transform: Callable[..., Any], options: Mapping[str, Any], e
     try:
         return transform(**options)
     except (ValueError, TypeError, AssertionError) as error:
-        raise InputError(f"augment: {name}: {error or 'a parameter is out of range'}") from error
+        raise InputError(f"augment: {name}: {str(error) or 'a parameter is out of range'}") from error
 
 
 def _call(

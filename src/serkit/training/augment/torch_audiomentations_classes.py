@@ -260,6 +260,8 @@ def _add(x: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarray:
 
 
 def _draw_frequency(rng: np.random.Generator, lowest: float, highest: float) -> float:
+    if lowest == highest:
+        return float(lowest)
     mels = rng.uniform(*(2595 * np.log10(1 + frequency / 700) for frequency in (lowest, highest)))
     return float(700 * (10 ** (mels / 2595) - 1))
 
