@@ -26,7 +26,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.recipe import DataSection, EncoderSection, Recipe
+from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -177,18 +177,32 @@ def encode_all(
 
     ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
     """
-    augmentation = Augmentation(recipe.augment.chain)
-    copies = [list_jobs(manifest, copy, augmentation.description()) for copy in range(1 + recipe.augment.copies)]
+    changes = list_changes(recipe.augment)
+    copies = [list_jobs(manifest)]
+    copies += [list_jobs(manifest, number, augmentation.description()) for augmentation, number in changes]
     keys = tuple(tuple(job.key for job in jobs) for jobs in copies)
     encoded = []
     for section in (recipe.encoder, *recipe.streams):
-        for copy, jobs in enumerate(copies):
+        for copy, (jobs, augmentation) in enumerate(zip(copies, [None, *(each for each, _ in changes)], strict=True)):
             what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
             frames = recipe.head.kind == "frames"
             found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
         encoded.append(Encoded(found.folder, found.shape, keys))
     return encoded
+
+
+def list_changes(section: AugmentSection) -> list[tuple[Augmentation, int]]:
+    """Return what makes each copy of the recordings, and the copy's number, which seeds it.
+
+    Equal chains have numbers of their own; other chains do not decide on them, so that copies are found in the cache.
+    """
+    if not section.union:
+        augmentation = Augmentation(section.chain)
+        return [(augmentation, copy + 1) for copy in range(section.copies)]
+    changes = [Augmentation(chain) for chain in section.union]
+    every = [augmentation.description() for augmentation in changes]
+    return [(augmentation, every[: place + 1].count(every[place])) for place, augmentation in enumerate(changes)]
 
 
 def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]) -> Material:
@@ -201,7 +215,8 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
     classes = recipe.labels.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
-    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
+    union = bool(recipe.augment.union)
+    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames, union)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
     return Material(recipe, manifest, features, "+".join(found.folder.name for found in encoded), shapes)
 

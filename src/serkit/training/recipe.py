@@ -133,11 +133,22 @@ class FeaturesSection(_Section):
 class AugmentSection(_Section):
     """``copies`` augmented copies of every training recording, each through ``chain`` with a seed of its own.
 
-    Fine-tuning takes no copies: a recording goes through ``chain`` anew every time.
+    An epoch sees one of them, or the recording itself. Fine-tuning takes no copies: a recording goes through ``chain``
+    anew every time. In their place, ``union`` is a list of chains, each of which makes one copy that stays: an epoch
+    sees every recording and every copy. Dev and test parts are never changed.
     """
 
     copies: int = Field(0, ge=0)
     chain: tuple[dict[str, Any], ...] = ()
+    union: tuple[tuple[dict[str, Any], ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_union(self) -> AugmentSection:
+        if self.union and (self.copies or self.chain):
+            raise ValueError("union is a training part of its own: leave out copies and chain")
+        if self.union and not all(self.union):
+            raise ValueError("a chain of union is empty: the recordings themselves are in it without")
+        return self
 
 
 class Recipe(_Section):
