@@ -18,8 +18,9 @@ NAME = re.compile(rf"((?:fe)?male)([12])_({'|'.join(PRIMARY + SECONDARY)})_(\d+)
 def read(root: Path) -> Iterator[dict[str, Any]]:
     """Yield the utterances; ``sentence`` (1 to 15) and ``take`` (a_1 to b_2) are extra columns.
 
-    ``text`` is from the .txt beside the recording. The five secondary emotions are classes of their own (anxious, apologetic, assertive, concerned, encouraging).
-    The archive may hold a recording more than once: the first copy is taken.
+    ``text`` is from the .txt beside the recording. The five secondary emotions are classes of their own (anxious,
+    apologetic, assertive, concerned, encouraging). The archive may hold a recording more than once: the first copy is
+    taken.
     """
     texts = {path.stem: path for path in sorted(root.rglob("*.txt")) if NAME.fullmatch(path.stem)}
     seen = set()

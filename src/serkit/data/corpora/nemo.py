@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serkit.data.corpora import Corpus, find_table, recordings, read_rows
+from serkit.data.corpora import Corpus, find_table, read_rows, recordings
 
 EMOTIONS = {
     "anger": "angry",
