@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -45,6 +49,16 @@ class DataSection(_Section):
     exclude: tuple[str, ...] = ()
 
 
+class TestSection(DataSection):
+    """A corpus that the run's models are tested on after training: where its utterances are, and its labels.
+
+    ``root`` is that of the training data where it is left out. ``merge`` renames the corpus's labels beyond what the
+    recipe's own ``labels.merge`` does; classes that the run or the corpus lacks are left out of the test.
+    """
+
+    merge: dict[str, str] = {}
+
+
 class LabelsSection(_Section):
     """The classes in order, labels merged into them, labels left out."""
 
@@ -64,6 +78,12 @@ class ProtocolSection(BaseModel):
     name: str
     dev: float = 0.2
     seed: int | Literal["run"] = 0
+
+    @model_validator(mode="after")
+    def _check_repeats(self) -> ProtocolSection:
+        if (self.model_extra or {}).get("repeats", 1) != 1:  # a seed's predictions hold an utterance once
+            raise ValueError('protocol.repeats is for serkit split: set protocol.seed = "run" and list the seeds')
+        return self
 
     def options(self, seed: int) -> dict[str, Any]:
         """Return everything but the name, for the run's ``seed``."""
@@ -124,7 +144,8 @@ class Recipe(_Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
     ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
-    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached.
+    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. ``tests`` are
+    corpora that every trained model is applied to afterwards.
     """
 
     name: str
@@ -141,6 +162,7 @@ class Recipe(_Section):
     training: TrainingOptions = TrainingOptions()
     finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+    tests: dict[str, TestSection] | None = None
 
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
@@ -171,19 +193,72 @@ def list_recipes() -> dict[str, Path]:
     return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in files}
 
 
-def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by shipped name or by path, apply ``overrides`` (``section.key=value``) and validate it.
 
     Values are TOML (``training.lr=1e-3``, ``seeds=[0,1]``); what is not TOML is a string. Raises ``InputError`` naming
-    the key and the nearest known one.
+    the key and the nearest known one, and for a file of several recipes (:func:`load_variants`).
+    """
+    variants = load_variants(name, overrides)
+    if len(variants) > 1:
+        named = ", ".join("+".join(variant.levels.values()) for variant in variants[:4])
+        raise InputError(f"recipe {name}: is an experiment of {len(variants)} recipes ({named}, ...): name one recipe")
+    return variants[0].recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recipe of an experiment: the ``levels`` (factor to level) that tell it from the others."""
+
+    levels: dict[str, str]
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The levels, joined; empty for a recipe without factors."""
+        return "+".join(self.levels.values())
+
+
+def load_variants(name: str | Path, overrides: Sequence[str] = ()) -> list[Variant]:
+    """Load every recipe of a file with ``factors``; a file without them is one recipe.
+
+    ``[factors.FACTOR.LEVEL]`` holds what a level changes in the recipe; levels of different factors are crossed:
+    two factors of two and three levels make six recipes. ``overrides`` win over levels. Raises ``InputError`` as
+    :func:`load_recipe` does.
     """
     tree = _load_tree(str(name), ())
+    factors = tree.pop("factors", {})
+    for factor, levels in factors.items():
+        if not isinstance(levels, dict) or not levels or not all(isinstance(level, dict) for level in levels.values()):
+            raise InputError(f"recipe {name}: factors.{factor} holds tables, one for each level, of what it changes")
+    return [
+        _create_variant(str(name), tree, dict(zip(factors, chosen, strict=True)), factors, overrides)
+        for chosen in product(*factors.values())
+    ]
+
+
+def _create_variant(
+    name: str, tree: dict[str, Any], levels: dict[str, str], factors: dict[str, Any], overrides: Sequence[str]
+) -> Variant:
+    made = deepcopy(tree)
+    for factor, level in levels.items():
+        made = _merge(made, factors[factor][level])
     for override in overrides:
-        _apply(tree, override)
+        _apply(made, override)
+    variant = "+".join(levels.values())
+    if variant:
+        made["name"] = f"{made.get('name', name)}/{variant}"
     try:
-        return Recipe.model_validate(tree)
+        return Variant(levels, Recipe.model_validate(made))
     except ValidationError as error:
-        raise InputError(f"recipe {name}: {_explain(error)}") from error
+        raise InputError(f"recipe {name}{f' ({variant})' if variant else ''}: {_explain(error)}") from error
+
+
+def read_summary(name: str | Path) -> str:
+    """Return what a recipe or an experiment says of itself, and how many recipes an experiment has."""
+    variants = load_variants(name)
+    counted = f" ({len(variants)} recipes)" if len(variants) > 1 else ""
+    return variants[0].recipe.summary + counted
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -270,6 +345,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = Recipe
         for part in first["loc"][:-1]:
+            if get_origin(model) is dict:
+                model = get_args(model)[1]
+                continue
             kind = model.model_fields[part].annotation
             model = next((each for each in get_args(kind) if each is not type(None)), kind)
         return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields)}"
