@@ -1,13 +1,14 @@
 """Experiment and model files of i3 (https://github.com/wilke0818/i3_speech_emotion_recognition), turned into recipes.
 
 Keys are those of its code and of its README, older ones among them. What its code does wrong is not repeated: speakers
-are split, not classes (``protocol.name=i3-legacy`` splits as it does); padding is no part of an answer; augmented copies
-are added to the recordings instead of taking their place. It validates every 10 steps, serkit after every epoch.
+are split, not classes (``protocol.name=i3-legacy`` splits as it does); padding is no part of an answer; augmented
+copies are added to the recordings instead of taking their place. It validates every 10 steps, serkit after each epoch.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,12 +126,15 @@ def read_experiment(path: str | Path) -> tuple[ExperimentFile, dict[str, ModelFi
     return experiment, models
 
 
-def read_trees(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return an experiment as the tree of a recipe, and what each of its models changes in it."""
+def read_trees(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return an experiment as the tree of a recipe, and what each of its models changes in it.
+
+    Classes are those of the utterances to train on: of ``data.manifest`` in ``overrides``, or of the file it names.
+    """
     experiment, models = read_experiment(path)
     folder = Path(path).parent
     name = experiment.experiment_name or Path(path).stem
-    data_csv = _place(folder, experiment.data_csv)
+    data_csv = _place(folder, str(overrides.get("data.manifest", experiment.data_csv)))
     tree: dict[str, Any] = {
         "name": name,
         "summary": f"i3: {len(models)} models",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
 from serkit.models.tasks import prediction_columns
-from serkit.progress import Step, no_steps
+from serkit.progress import Report, Step, no_report, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
@@ -51,11 +51,16 @@ class Material:
         return {id: row for row, id in enumerate(self.features.ids)}
 
     def fit(
-        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+        self,
+        train_ids: Sequence[str],
+        dev_ids: Sequence[str],
+        seed: int,
+        folder: Path | None,
+        report: Report = no_report,
     ) -> tuple[Ensemble, list[dict[str, Any]]]:
         """Build a head, train it on ``train_ids`` and return it with its history.
 
-        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         rows, training = self.rows(train_ids), self.recipe.training
         corpora = [str(name) for name in self.manifest.table["corpus"]]
@@ -67,7 +72,7 @@ class Material:
         head = self._new_head()
         if self.recipe.features.normalise != "none":
             fit_standardisation(head, train_set)
-        return head, fit(head, train_set, dev_set, training, seed, folder)
+        return head, fit(head, train_set, dev_set, training, seed, folder, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
         """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
@@ -159,6 +164,10 @@ class Encoded:
     folder: Path
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return where the features of the utterances at ``rows`` are."""
+        return replace(self, keys=tuple(tuple(copy[row] for row in rows) for copy in self.keys))
 
     def open(self) -> FeatureCache:
         """Open the cache."""
