@@ -152,7 +152,7 @@ def test_the_plan_counts_what_is_left(root, tmp_path):
     assert (after.models, after.encode_hours, after.seconds) == (0, 0, 0)
     lines = describe_plan(runs, [after, before])
     assert "all models trained" in lines[0] and "4 of 4 models to train, 2 seeds, then on two" in lines[1]
-    assert lines[2].startswith("plan: 2 runs, 4 models to train, 0.01 h of audio to encode")
+    assert lines[2].startswith("plan: 2 runs, 4 models to train, 0.00 h of audio to encode")
 
 
 def test_models_judge_another_corpus_on_the_classes_both_have(root, run, tmp_path):
