@@ -19,7 +19,7 @@ from serkit.errors import InputError
 from serkit.evaluation.metrics import Floats
 
 FEWEST = 4
-"""Utterances that the unbiased estimator needs at least."""
+"""Utterances that CKA needs at least: the unbiased estimator divides by n - 3."""
 SHARE = 0.5
 """Bandwidth of the Gaussian kernel in root median squared distances."""
 VARIANCE = 0.99
@@ -73,12 +73,12 @@ def cka(one: ArrayLike, other: ArrayLike, debiased: bool = False) -> float:
     """Return the centred kernel alignment of two Gram matrices ``(n, n)``: 1 for equal ones.
 
     Biased values are in [0, 1] and grow with width over ``n`` even for independent representations; ``debiased`` ones
-    are near 0 for those, and at most about 1 (NaN when a representation says nothing).
+    are near 0 for those and in [-1, 1] (NaN when a representation says nothing).
     """
     first, second = _grams(one, other, debiased)
     ones = np.ones((1, len(first)))
     across, own, others = (_hsic(*pair, ones, debiased)[0] for pair in _pairs(first, second))
-    return float(_align(across, own, others))
+    return float(align(across, own, others))
 
 
 def linear_cka(one: ArrayLike, other: ArrayLike, debiased: bool = False) -> float:
@@ -100,9 +100,8 @@ def linear_cka_of_features(one: ArrayLike, other: ArrayLike, debiased: bool = Fa
     """Return what :func:`linear_cka` does from ``(D, E)`` products: less work where ``n`` exceeds the widths."""
     first, second = _centre(_matrix(one)), _centre(_matrix(other))
     _same_rows(first, second)
-    if debiased and len(first) < FEWEST:
-        raise InputError(f"debiased CKA needs at least {FEWEST} utterances, got {len(first)}")
-    return float(_align(*(_hsic_of_features(*pair, debiased) for pair in _pairs(first, second))))
+    _check_count(first)
+    return float(align(*(_hsic_of_features(*pair, debiased) for pair in _pairs(first, second))))
 
 
 def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
@@ -119,7 +118,7 @@ def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
         count += 1
     if not count:
         raise InputError("there is no batch to compare")
-    return float(_align(*sums))
+    return float(align(*sums))
 
 
 def mean_squared_cca(one: ArrayLike, other: ArrayLike, centred: bool = True) -> float:
@@ -129,7 +128,7 @@ def mean_squared_cca(one: ArrayLike, other: ArrayLike, centred: bool = True) -> 
     that is far from zero counts as a direction that the two share. Independent representations get about the
     larger rank over ``n``, and any two get 1 once a rank reaches ``n``: reduce them first, see :func:`svcca`.
     """
-    first, second = (_orthonormal(each, centred) for each in (one, other))
+    first, second = (orthonormal(each, centred) for each in (one, other))
     _same_rows(first, second)
     return float(np.sum((first.T @ second) ** 2) / min(first.shape[1], second.shape[1]))
 
@@ -139,7 +138,7 @@ def svcca(one: ArrayLike, other: ArrayLike, variance: float = VARIANCE) -> float
 
     Raghu et al. 2017. Takes ``(n, D)`` and ``(n, E)``; in [0, 1].
     """
-    return float(_correlations(principal_directions(one, variance), principal_directions(other, variance)).mean())
+    return float(canonical_correlations(principal_directions(one, variance), principal_directions(other, variance)).mean())
 
 
 def pwcca(one: ArrayLike, other: ArrayLike) -> float:
@@ -147,7 +146,7 @@ def pwcca(one: ArrayLike, other: ArrayLike) -> float:
 
     Morcos et al. 2018; not symmetric.
     """
-    first, second = _orthonormal(one, True), _orthonormal(other, True)
+    first, second = orthonormal(one, True), orthonormal(other, True)
     _same_rows(first, second)
     left, values, _ = np.linalg.svd(first.T @ second, full_matrices=False)
     weights = np.abs((first @ left).T @ _centre(_matrix(one))).sum(axis=1)
@@ -163,12 +162,14 @@ def principal_directions(features: ArrayLike, variance: float = VARIANCE) -> Flo
     return left[:, : int(np.searchsorted(shares, variance - 1e-12)) + 1]
 
 
-def _correlations(first: Floats, second: Floats) -> Floats:
+def canonical_correlations(first: Floats, second: Floats) -> Floats:
+    """Return the correlations, highest first, between orthonormal directions ``(n, d)`` and ``(n, e)``."""
     _same_rows(first, second)
     return np.clip(np.linalg.svd(first.T @ second, compute_uv=False), 0, 1)
 
 
-def _orthonormal(features: ArrayLike, centred: bool) -> Floats:
+def orthonormal(features: ArrayLike, centred: bool = True) -> Floats:
+    """Return orthonormal directions ``(n, r)`` that span the columns of ``features (n, D)``; ``r`` is their rank."""
     matrix = _matrix(features)
     return _decompose(_centre(matrix) if centred else matrix)[0]
 
@@ -183,18 +184,23 @@ def _decompose(matrix: Floats) -> tuple[Floats, Floats]:
 
 
 def _hsic(first: Floats, second: Floats, weights: Floats, debiased: bool) -> Floats:
-    """Return HSIC of Gram matrices ``(n, n)`` for each of ``weights (R, n)`` of utterances: ``(R,)``.
+    return weighted_hsic(first * second, weights @ first, weights @ second, weights, debiased)
 
-    The diagonals of debiased ones must be zero. A weight of 0 leaves an utterance out exactly.
+
+def weighted_hsic(products: Floats, one: Floats, other: Floats, weights: Floats, debiased: bool) -> Floats:
+    """Return HSIC (see :func:`hsic`) for each of ``weights (R, n)`` of utterances: ``(R,)``.
+
+    ``products (n, n)`` are those of the two Gram matrices, ``one`` and ``other (R, n)`` are ``weights`` times them; the
+    diagonals of debiased ones must be zero. A weight of 0 leaves an utterance out exactly; fewer than four give NaN.
     """
     count = weights.sum(axis=1)
-    one, other = weights @ first, weights @ second  # both symmetric
-    products = np.einsum("rn,rn->r", weights, one * other)
+    crossed = np.einsum("rn,rn->r", weights, one * other)
     totals = np.einsum("rn,rn->r", weights, one) * np.einsum("rn,rn->r", weights, other)
-    pairs = np.einsum("rn,rn->r", weights @ (first * second), weights)
+    pairs = np.einsum("rn,rn->r", weights @ products, weights)
+    count = np.where(count < FEWEST, np.nan, count)
     if debiased:
-        return pairs + totals / ((count - 1) * (count - 2)) - 2 * products / (count - 2)
-    return pairs + totals / count**2 - 2 * products / count
+        return pairs + totals / ((count - 1) * (count - 2)) - 2 * crossed / (count - 2)
+    return pairs + totals / count**2 - 2 * crossed / count
 
 
 def _hsic_of_features(first: Floats, second: Floats, debiased: bool) -> float:
@@ -208,7 +214,7 @@ def _hsic_of_features(first: Floats, second: Floats, debiased: bool) -> float:
     return squared - size / (size - 2) * float(one @ other) + float(correction)
 
 
-def _align(across: ArrayLike, own: ArrayLike, others: ArrayLike) -> Floats:
+def align(across: ArrayLike, own: ArrayLike, others: ArrayLike) -> Floats:
     """Return ``across`` over the root of the product of the others, NaN where one of those is not positive."""
     own, others = np.asarray(own, np.float64), np.asarray(others, np.float64)
     sound = (own > 0) & (others > 0)
@@ -225,9 +231,13 @@ def _grams(one: ArrayLike, other: ArrayLike, debiased: bool) -> tuple[Floats, Fl
     _same_rows(first, second)
     if first.shape[0] != first.shape[1] or second.shape[0] != second.shape[1]:
         raise InputError(f"Gram matrices are square, got {first.shape} and {second.shape}")
-    if debiased and len(first) < FEWEST:
-        raise InputError(f"debiased CKA needs at least {FEWEST} utterances, got {len(first)}")
+    _check_count(first)
     return (without_diagonal(first), without_diagonal(second)) if debiased else (first, second)
+
+
+def _check_count(matrix: Floats) -> None:
+    if len(matrix) < FEWEST:
+        raise InputError(f"CKA needs at least {FEWEST} utterances, got {len(matrix)}")
 
 
 def without_diagonal(gram: Floats) -> Floats:
