@@ -61,7 +61,8 @@ class LayerSimilarity:
     def matrix(self, one: str, other: str) -> Floats:
         """Return the values ``(N, M)`` of the layers of two sources, NaN where there is none."""
         rows = [
-            [self.figure((one, row), (other, column)).value for column in self.layers[other]] for row in self.layers[one]
+            [self.figure((one, row), (other, column)).value for column in self.layers[other]]
+            for row in self.layers[one]
         ]
         return np.array(rows, np.float64)
 
@@ -89,8 +90,6 @@ def compare_layers(
     """
     if measure not in MEASURES:
         raise InputError(f"no measure {measure!r}{nearest(measure, MEASURES)}")
-    if len({source.name for source in sources}) < len(sources):
-        raise InputError("two sources have the same name: give one another by adding as=NAME")
     place = {id: row for row, id in enumerate(ids)}
     blocks = [(fold.name, [place[id] for id in fold.test]) for fold in folds] or [(ALWAYS, list(range(len(ids))))]
     units = [np.unique([speakers[ids[row]] for row in rows], return_inverse=True)[1] for _, rows in blocks]
@@ -98,7 +97,7 @@ def compare_layers(
     for number, ((fold, rows), unit) in enumerate(zip(blocks, units, strict=True)):
         if len(rows) < FEWEST + 1:
             raise InputError(f"{len(rows)} utterances{f' in fold {fold}' if fold else ''} are too few to compare")
-        prepare = _OfKernels if measure.startswith("cka") else _OfDirections
+        prepare: Any = _OfKernels if measure.startswith("cka") else _OfDirections
         made = {
             (source.name, layer): prepare(standardise(source.of(fold)[place_of][rows]), unit, measure)
             for source in sources

@@ -24,9 +24,9 @@ from serkit.evaluation.layer_similarity import to_csv
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats
 from serkit.evaluation.stats import RESAMPLES, Figure, figures, one, tally, tally_confusions
 
-COSTS = tuple(10.0 ** np.arange(-4, 1))
+COSTS = tuple(10.0 ** np.arange(-4, 2))
 """Values of C for logistic regression, the most regularised first."""
-PENALTIES = tuple(10.0 ** np.arange(0, 6))
+PENALTIES = tuple(10.0 ** np.arange(-1, 6))
 """Penalties of ridge regression."""
 INNER = 3
 """Parts of the inner split."""
@@ -60,7 +60,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Probe:
-    """The score of one layer of a source for one target; ``chosen`` are the regularisations, a fold each."""
+    """The score of one layer of a source for one target; ``chosen`` are the regularisations, a fold each.
+
+    ``chance`` is the score of guessing: one over the classes that a probe learned, or 0.
+    """
 
     source: str
     layer: int
@@ -135,7 +138,7 @@ def _probe_layer(
     first = targets[0]
     known = set(known_rows(first.truth))
     groups = np.array(first.groups)
-    rows, predictions, chosen = [], [], []
+    rows, predictions, chosen, choices = [], [], [], []
     for fold in first.folds:
         train = np.array([place[id] for id in (*fold.train, *fold.dev) if place[id] in known])
         test = np.array([place[id] for id in fold.test if place[id] in known])
@@ -147,6 +150,7 @@ def _probe_layer(
             truth = np.array([str(first.truth[row]) for row in train])
             found, strength = fit_classes(x, truth, groups[train], unseen)
             chosen.append([strength])
+            choices.append(len(set(truth.tolist())))
         else:
             truths = np.array([[target.truth[row] for target in targets] for row in train], np.float64)
             found, strengths = fit_numbers(x, truths, groups[train], unseen)
@@ -157,16 +161,17 @@ def _probe_layer(
         raise InputError(f"probe of {first.name}: no utterance with a known value is in a test part")
     tested, said = np.concatenate(rows), np.concatenate(predictions)
     judged = ids, speakers, tested, resamples
-    layer, note = source.layers[number], stamp(first.folds)
+    layer, note, chance = source.layers[number], stamp(first.folds), 0.0
     made = []
     for column, target in enumerate(targets):
-        truth = [target.truth[row] for row in tested]
+        asked = [target.truth[row] for row in tested]
         if target.metric == "uar":
-            figure, chance = _judge_classes(truth, said, target.classes, *judged), 1 / len(target.classes)
+            figure = _judge_classes(asked, said, target.classes, *judged)
+            chance = float(np.mean([1 / count for count in choices]))
         else:
-            figure, chance = _judge_numbers(np.array(truth, np.float64), said[:, column], *judged), 0.0
-        strength = tuple(float(each[column]) for each in chosen)
-        made.append(Probe(source.name, layer, target.name, target.metric, figure, chance, note, strength))
+            figure = _judge_numbers(np.array(asked, np.float64), said[:, column], *judged)
+        strengths_of = tuple(float(each[column]) for each in chosen)
+        made.append(Probe(source.name, layer, target.name, target.metric, figure, chance, note, strengths_of))
     return made
 
 
@@ -182,15 +187,16 @@ def inner_splits(labels: NDArray, groups: NDArray) -> list[Split]:
 
     names, classes = len(set(groups.tolist())), labels.dtype.kind in "US"
     rows = np.arange(len(labels))
+    options = {"n_splits": INNER, "shuffle": True, "random_state": 0}
     with warnings.catch_warnings():  # a rare class cannot be in every part
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         if names >= INNER:
-            splitter = (StratifiedGroupKFold if classes else GroupKFold)(INNER, shuffle=True, random_state=0)
+            splitter = (StratifiedGroupKFold if classes else GroupKFold)(**options)
         elif len(rows) < INNER or (classes and max(Counter(labels.tolist()).values()) < INNER):
             return []
         else:
-            splitter = (StratifiedKFold if classes else KFold)(INNER, shuffle=True, random_state=0)
-        found = list(splitter.split(rows, labels if classes else None, groups))
+            splitter = (StratifiedKFold if classes else KFold)(**options)
+        found = list(splitter.split(rows, labels if classes else None, groups if names >= INNER else None))
     return [(train, test) for train, test in found if not classes or len(set(labels[train].tolist())) > 1]
 
 

@@ -124,9 +124,9 @@ def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
 def mean_squared_cca(one: ArrayLike, other: ArrayLike, centred: bool = True) -> float:
     """Return the mean squared canonical correlation of ``one (n, D)`` and ``other (n, E)``, in [0, 1].
 
-    The mean is over the smaller rank. ``centred=False`` leaves the means in, as the code of the papers does: then a mean
-    that is far from zero counts as a direction that the two share. Independent representations get about the
-    larger rank over ``n``, and any two get 1 once a rank reaches ``n``: reduce them first, see :func:`svcca`.
+    The mean is over the smaller rank. ``centred=False`` leaves the means in, as the papers' code does: a mean far from
+    zero then counts as a direction that the two share. Independent representations get about the larger rank over
+    ``n``, and any two get 1 once a rank reaches ``n``: reduce them first, see :func:`svcca`.
     """
     first, second = (orthonormal(each, centred) for each in (one, other))
     _same_rows(first, second)
@@ -138,7 +138,9 @@ def svcca(one: ArrayLike, other: ArrayLike, variance: float = VARIANCE) -> float
 
     Raghu et al. 2017. Takes ``(n, D)`` and ``(n, E)``; in [0, 1].
     """
-    return float(canonical_correlations(principal_directions(one, variance), principal_directions(other, variance)).mean())
+    return float(
+        canonical_correlations(principal_directions(one, variance), principal_directions(other, variance)).mean()
+    )
 
 
 def pwcca(one: ArrayLike, other: ArrayLike) -> float:
