@@ -40,6 +40,7 @@ def similarity(
     encoder: Encoders = None,
     run: Runs = None,
     measure: Annotated[str, typer.Option(help="cka (debiased), cka-biased, cka-rbf, cca or svcca")] = "cka",
+    scale: Annotated[bool, typer.Option(help="bring every column to mean 0 and deviation 1 first")] = True,
     egemaps: Reference = True,
     where: Where = None,
     level: Level = None,
@@ -57,9 +58,9 @@ def similarity(
     with show_steps() as step:
         found = _gather(manifest, root, where, most, encoder, run, level, trim, egemaps, cache, workers, step)
         told = partial(step, "comparing layers")
-        made = compare_layers(found.representations, found.ids, found.speakers, found.folds, measure, told)
+        made = compare_layers(found.representations, found.ids, found.speakers, found.folds, measure, told, scale)
     output.mkdir(parents=True, exist_ok=True)
-    write_similarity(made, found.facts, output)
+    write_similarity(made, {**found.facts, "scaled": scale}, output)
     if layer_pairs(made):
         write_figure(draw_similarity(made), output / "layers")
         if egemaps:

@@ -110,11 +110,12 @@ def draw_probes(probes: Sequence[Probe], titles: Mapping[str, str] | None = None
     """
     targets = list(dict.fromkeys(each.target for each in probes))
     sources = list(dict.fromkeys(each.source for each in probes))
-    columns = min(4, len(targets))
+    metric = {each.target: each.metric for each in probes}
+    columns = min(4 if len(targets) < 9 else 5, len(targets))
     rows = math.ceil(len(targets) / columns)
-    figure = _figure(0.5 + 2.7 * columns, 0.7 + 2.2 * rows)
+    figure = _figure(0.6 + 2.4 * columns, 0.8 + 1.9 * rows)
     panels = figure.subplots(rows, columns, squeeze=False)
-    for panel, target in zip(panels.flat, targets, strict=False):
+    for place, (panel, target) in enumerate(zip(panels.flat, targets, strict=False)):
         asked = [each for each in probes if each.target == target]
         for number, source in enumerate(sources):
             points = [(each.layer, each.figure) for each in asked if each.source == source]
@@ -125,10 +126,13 @@ def draw_probes(probes: Sequence[Probe], titles: Mapping[str, str] | None = None
             panel.axhline(asked[0].chance, color="0.45", linewidth=1, linestyle=":")
         panel.set_title((titles or {}).get(target, target), fontsize=10)
         values = [each.figure.low or each.figure.value or 0 for each in asked]
-        panel.set(ylim=(0 if uar else min(0, min(values)) - 0.02, 1.02), ylabel="UAR" if uar else "R²")
+        panel.set(ylim=(0 if uar else min(0, min(values)) - 0.02, 1.02))
         panel.margins(x=0.06)
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.set_xlabel("layer")
+        if place % columns == 0 or uar != (metric[targets[place - 1]] == "uar"):
+            panel.set_ylabel("UAR" if uar else "R²")
+        if place + columns >= len(targets):
+            panel.set_xlabel("layer")
         _quiet(panel)
     for panel in panels.flat[len(targets) :]:
         panel.remove()
@@ -143,26 +147,39 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
 
     Text gets colours, then shapes; of many values the most frequent are told apart. Numbers get a scale.
     """
-    figure = _figure(0.4 + 3.6 * columns.width, 1.3 + 3.0 * len(maps))
-    parts = figure.subfigures(1, columns.width, squeeze=False)[0]
-    for place, (part, column) in enumerate(zip(parts, columns.iter_columns(), strict=True)):
-        panels = part.subplots(len(maps), 1, squeeze=False)[:, 0]
+    most = max(min(MOST_NAMES + 1, column.n_unique()) for column in columns.iter_columns())
+    below = 0.35 + 0.21 * math.ceil(most / 4)
+    figure = _figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
+    panels = figure.subplots(
+        len(maps) + 1,
+        columns.width,
+        squeeze=False,
+        height_ratios=[3.1] * len(maps) + [below],
+        sharex="row",
+        sharey="row",
+    )
+    for place, column in enumerate(columns.iter_columns()):
         shown: Any = None
         handles: list[Any] = []
-        for panel, made in zip(panels, maps, strict=True):
+        for panel, made in zip(panels[:, place], maps, strict=False):
             if column.dtype.is_numeric():
                 shown = panel.scatter(*made.points.T, c=column.to_numpy(), s=9, cmap="cividis", linewidths=0)
             else:
                 handles = _scatter(panel, made.points, column)
-            panel.set_title(f"{made.source}, layer {made.layer}" if place == 0 else " ", fontsize=10, loc="left")
-            panel.set(xlabel=made.axes[0], ylabel=made.axes[1], xticks=[], yticks=[])
+            panel.set(xlabel=made.axes[0], xticks=[], yticks=[])
             panel.spines[["top", "right"]].set_visible(False)
-        part.suptitle(column.name, fontsize=11)
+        panels[0, place].set_title(column.name, fontsize=11)
+        legend = panels[-1, place]
+        legend.axis("off")
         if shown is not None:
-            part.colorbar(shown, ax=list(panels), location="bottom", fraction=0.05, pad=0.02).outline.set_visible(False)
+            bar = figure.colorbar(shown, ax=legend, location="bottom", fraction=0.3, aspect=30)
+            bar.outline.set_visible(False)
         else:
-            part.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8,
-                        columnspacing=1, handletextpad=0.1)  # fmt: skip
+            legend.legend(handles=handles, loc="upper center", ncols=4, frameon=False, fontsize=8,
+                          columnspacing=1, handletextpad=0.1, borderpad=0)  # fmt: skip
+    for panel, made in zip(panels[:, 0], maps, strict=False):
+        layer = f", layer {made.layer}" if made.of_many else ""
+        panel.set_ylabel(f"{made.source}{layer}\n{made.axes[1]}")
     return figure
 
 
@@ -228,3 +245,5 @@ def _quiet(panel: Any) -> None:
     panel.grid(color="0.9", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(length=0, labelsize=8.5)
+    panel.xaxis.label.set_fontsize(9.5)
+    panel.yaxis.label.set_fontsize(9.5)

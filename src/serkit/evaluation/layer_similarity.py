@@ -26,6 +26,7 @@ from serkit.evaluation.similarity import (
     FEWEST,
     align,
     canonical_correlations,
+    centre,
     linear_gram,
     orthonormal,
     principal_directions,
@@ -80,9 +81,11 @@ def compare_layers(
     folds: Sequence[Fold] = (),
     measure: str = "cka",
     step: Callable[[int, int], None] = lambda done, total: None,
+    scale: bool = True,
 ) -> LayerSimilarity:
-    """Compare every two layers of ``sources``, whose rows are the utterances ``ids``; columns are standardised first.
+    """Compare every two layers of ``sources``, whose rows are the utterances ``ids``.
 
+    With ``scale`` columns are standardised first: as they are, those with the largest unit decide alone.
     Without ``folds`` all utterances are compared at once. With folds each is compared on its own test part, whose
     speakers trained sources have not seen, and a value is the mean over folds. Intervals (95 %) leave out one speaker
     at a time and take Student's t (Efron & Tibshirani 1993, ch. 11); where a fold tests a single speaker, one fold at
@@ -97,9 +100,10 @@ def compare_layers(
     for number, ((fold, rows), unit) in enumerate(zip(blocks, units, strict=True)):
         if len(rows) < FEWEST + 1:
             raise InputError(f"{len(rows)} utterances{f' in fold {fold}' if fold else ''} are too few to compare")
+        adapt: Any = standardise if scale else centre
         prepare: Any = _OfKernels if measure.startswith("cka") else _OfDirections
         made = {
-            (source.name, layer): prepare(standardise(source.of(fold)[place_of][rows]), unit, measure)
+            (source.name, layer): prepare(adapt(source.of(fold)[place_of][rows]), unit, measure)
             for source in sources
             for place_of, layer in enumerate(source.layers)
         }

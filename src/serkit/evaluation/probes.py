@@ -208,28 +208,31 @@ def fit_classes(x: Floats, truth: NDArray, groups: NDArray, unseen: Floats) -> t
     if len(set(truth.tolist())) < 2:
         raise InputError(f"a probe needs two classes to train on, got only {truth[0]!r}")
     splits = inner_splits(truth, groups)
-    scores = np.zeros(len(COSTS))
-    for train, test in splits:
-        for number, said in enumerate(_paths(x[train], truth[train], x[test], COSTS)):
-            hits = said == truth[test]
-            scores[number] += np.mean([hits[truth[test] == name].mean() for name in set(truth[test].tolist())])
-    best = COSTS[int(scores.argmax())] if splits else COSTS[len(COSTS) // 2]
-    upto = [cost for cost in COSTS if cost <= best]
-    return _paths(x, truth, unseen, upto[-1:])[-1], float(best)
+    best = COSTS[len(COSTS) // 2]
+    if splits:
+        said = np.concatenate([_paths(x[train], truth[train], x[test], COSTS) for train, test in splits], axis=1)
+        asked = np.concatenate([truth[test] for _, test in splits])
+        # Over all parts together: of a part with one class, a constant answer would look perfect.
+        recalls = [(said == name)[:, asked == name].mean(axis=1) for name in np.unique(asked)]
+        best = COSTS[int(np.mean(recalls, axis=0).argmax())]
+    return _paths(x, truth, unseen, [best])[0], float(best)
 
 
-def _paths(x: Floats, truth: NDArray, unseen: Floats, costs: Sequence[float]) -> list[NDArray]:
-    """Return the predictions for each of ascending ``costs``, each fit starting from the last."""
+def _paths(x: Floats, truth: NDArray, unseen: Floats, costs: Sequence[float]) -> NDArray:
+    """Return the predictions ``(C, V)`` for each of ascending ``costs``, each fit starting from the last.
+
+    Classes weigh alike, as they do in UAR.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
+    model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True, class_weight="balanced")
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties are rarely the chosen ones
         for cost in costs:
             found.append(model.set_params(C=cost).fit(x, truth).predict(unseen))
-    return found
+    return np.stack(found)
 
 
 def fit_numbers(x: Floats, truths: Floats, groups: NDArray, unseen: Floats) -> tuple[Floats, list[float]]:

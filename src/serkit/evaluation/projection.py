@@ -65,12 +65,16 @@ def check_columns(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Map:
-    """Points ``(n, 2)`` of the utterances in one ``layer`` of a source, and what the two axes are called."""
+    """Points ``(n, 2)`` of the utterances in one ``layer`` of a source, and what the two axes are called.
+
+    ``of_many`` says whether the source has other layers.
+    """
 
     source: str
     layer: int
     points: Floats
     axes: tuple[str, str]
+    of_many: bool = True
 
 
 def map_layers(
@@ -87,7 +91,7 @@ def map_layers(
             raise InputError(f"{source.name}: has no layer {layer} (there are 0 to {count - 1}, or -1 for the last)")
         place = layer % count if count > 1 else 0
         points, axes = project(source.of(fold)[place][list(rows)], method)
-        made.append(Map(source.name, source.layers[place], points, axes))
+        made.append(Map(source.name, source.layers[place], points, axes, count > 1))
     return made
 
 

@@ -30,10 +30,16 @@ def standardise(features: ArrayLike) -> Floats:
 
     Linear CKA weighs columns by their variance: of eGeMAPS as it is, only the formants in Hz would count.
     """
-    centred = _centre(_matrix(features))
+    centred = centre(features)
     deviation = centred.std(axis=0)
     flat = deviation <= 1e-12 * np.abs(_matrix(features)).max(axis=0, initial=0)
     return np.divide(centred, deviation, out=np.zeros_like(centred), where=~flat & (deviation > 0))
+
+
+def centre(features: ArrayLike) -> Floats:
+    """Return ``features (n, D)`` with every column at mean 0."""
+    matrix = _matrix(features)
+    return matrix - matrix.mean(axis=0)
 
 
 def linear_gram(features: ArrayLike) -> Floats:
@@ -50,7 +56,7 @@ def rbf_gram(features: ArrayLike, share: float = SHARE) -> Floats:
     """
     if not share > 0:
         raise InputError(f"the bandwidth is a positive share of the median distance, not {share}")
-    products = linear_gram(_centre(_matrix(features)))  # distances do not change, rounding errors shrink
+    products = linear_gram(centre(features))  # distances do not change, rounding errors shrink
     norms = np.diag(products)
     squared = np.maximum(norms[:, None] + norms[None, :] - 2 * products, 0)
     median = float(np.median(squared))
@@ -88,7 +94,7 @@ def linear_cka(one: ArrayLike, other: ArrayLike, debiased: bool = False) -> floa
     >>> round(linear_cka(points, -2 * points[:, ::-1] + 1), 6)
     1.0
     """
-    return cka(linear_gram(_centre(_matrix(one))), linear_gram(_centre(_matrix(other))), debiased)
+    return cka(linear_gram(centre(one)), linear_gram(centre(other)), debiased)
 
 
 def rbf_cka(one: ArrayLike, other: ArrayLike, share: float = SHARE, debiased: bool = False) -> float:
@@ -98,7 +104,7 @@ def rbf_cka(one: ArrayLike, other: ArrayLike, share: float = SHARE, debiased: bo
 
 def linear_cka_of_features(one: ArrayLike, other: ArrayLike, debiased: bool = False) -> float:
     """Return what :func:`linear_cka` does from ``(D, E)`` products: less work where ``n`` exceeds the widths."""
-    first, second = _centre(_matrix(one)), _centre(_matrix(other))
+    first, second = centre(one), centre(other)
     _same_rows(first, second)
     _check_count(first)
     return float(align(*(_hsic_of_features(*pair, debiased) for pair in _pairs(first, second))))
@@ -151,7 +157,7 @@ def pwcca(one: ArrayLike, other: ArrayLike) -> float:
     first, second = orthonormal(one, True), orthonormal(other, True)
     _same_rows(first, second)
     left, values, _ = np.linalg.svd(first.T @ second, full_matrices=False)
-    weights = np.abs((first @ left).T @ _centre(_matrix(one))).sum(axis=1)
+    weights = np.abs((first @ left).T @ centre(one)).sum(axis=1)
     return float(weights @ np.clip(values, 0, 1) / weights.sum())
 
 
@@ -159,7 +165,7 @@ def principal_directions(features: ArrayLike, variance: float = VARIANCE) -> Flo
     """Return scores ``(n, d)`` of unit length on the fewest principal directions with ``variance`` of ``(n, D)``."""
     if not 0 < variance <= 1:
         raise InputError(f"the variance to keep is a share up to 1, not {variance}")
-    left, values = _decompose(_centre(_matrix(features)))
+    left, values = _decompose(centre(features))
     shares = np.cumsum(values**2) / np.sum(values**2)
     return left[:, : int(np.searchsorted(shares, variance - 1e-12)) + 1]
 
@@ -173,7 +179,7 @@ def canonical_correlations(first: Floats, second: Floats) -> Floats:
 def orthonormal(features: ArrayLike, centred: bool = True) -> Floats:
     """Return orthonormal directions ``(n, r)`` that span the columns of ``features (n, D)``; ``r`` is their rank."""
     matrix = _matrix(features)
-    return _decompose(_centre(matrix) if centred else matrix)[0]
+    return _decompose(centre(matrix) if centred else matrix)[0]
 
 
 def _decompose(matrix: Floats) -> tuple[Floats, Floats]:
@@ -247,10 +253,6 @@ def without_diagonal(gram: Floats) -> Floats:
     copy = gram.copy()
     np.fill_diagonal(copy, 0)
     return copy
-
-
-def _centre(matrix: Floats) -> Floats:
-    return matrix - matrix.mean(axis=0)
 
 
 def _matrix(values: ArrayLike) -> Floats:
