@@ -172,7 +172,7 @@ def test_a_class_that_a_subset_lacks_is_left_empty_and_said(tmp_path):
         row for row in make_rows()
         if not (row["gender"] == "male" and (row["truth"] == "sad" or (row["seed"] == 1 and row["truth"] == "angry")))
     ]  # fmt: skip
-    remarks = write_outputs({"m": judge_table(table_of(rows))}, tmp_path, figures=True)
+    remarks = write_outputs({"m": judge_table(table_of(rows))}, tmp_path, figures=False)
     assert remarks == [
         "m, emovo: male has utterances of anger with 2 of 3 seeds",
         "m, emovo: male has utterances of sadness with 0 of 3 seeds",
@@ -223,6 +223,13 @@ def test_runs_of_one_name_are_one_model(run, tmp_path):
     assert read_accuracies(tmp_path) == accuracies_of(outputs)
     with pytest.raises(InputError, match="holds seed 10 of another run: choose another folder"):
         write_outputs(judge_runs([f"m={first}"]), tmp_path, figures=False)
+
+
+def test_tests_on_other_corpora_are_data_sets_of_the_model(run):
+    folder = run("m", table_of(make_rows()))
+    run("m/on/theirs", table_of(make_rows(30, corpus="tess")))
+    judged = judge_runs([str(folder)], "ours")["m"]
+    assert {name: len(seeds["0"].truth) for name, seeds in judged.items()} == {"ours": 60, "theirs": 30}
 
 
 def test_another_data_set_joins_the_model(tmp_path):
