@@ -286,6 +286,11 @@ def test_a_gender_that_some_seeds_lack_counts_where_it_is(tmp_path):
     assert [subsets[name]["n"] for name in ("overall", "male")] == [2, 1]
 
 
+def test_one_seed_is_not_tested(tmp_path):
+    write_seeds(tmp_path / "m" / "d", [{"overall": 0.5, "male": 0.5, "female": 0.6}])
+    assert quick_statistics(read_accuracies(tmp_path))[0]["genders"] is None
+
+
 @pytest.mark.parametrize(
     "text", ["[1]", '{"male": 0.5}', '{"overall": 1.5}', '{"overall": "x"}', "{", '{"overall": NaN}']
 )
