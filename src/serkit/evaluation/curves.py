@@ -36,7 +36,7 @@ def draw_layer_weights(panels: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draw the weights of the layers, one panel an experiment; the dotted line is equal weights."""
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(0.6 + 4.4 * columns, 0.5 + 3.2 * rows)
+    figure = new_figure(0.6 + 4.4 * columns, 0.5 + 3.2 * rows)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for place, (title, curves) in enumerate(panels.items()):
         panel = axes.flat[place]
@@ -47,7 +47,7 @@ def draw_layer_weights(panels: Mapping[str, Sequence[Curve]]) -> Figure:
         panel.set(title=title, xlabel="layer (0: before the transformer)", xlim=(-0.4, layers - 0.6))
         panel.set_xticks(range(layers))
         panel.legend(frameon=False, fontsize=8, loc="lower center", ncols=1 if len(curves) < 3 else 2)
-        _quiet(panel)
+        quiet(panel)
     for panel in axes.flat[len(panels) :]:
         panel.remove()
     for panel in axes[:, 0]:
@@ -82,7 +82,7 @@ def draw_learning_curves(
     for line in history:
         runs.setdefault((line["seed"], line["fold"]), []).append(line)
     watched = any("dev_uar" in line for line in history)
-    figure = _figure(8.6 if watched else 4.8, 3.4)
+    figure = new_figure(8.6 if watched else 4.8, 3.4)
     panels = figure.subplots(1, 2 if watched else 1, squeeze=False)[0]
     drawn = [(panels[0], "loss", PALETTE[0]), (panels[0], "dev_loss", PALETTE[1])]
     drawn += [(panels[1], "dev_uar", PALETTE[1])] if watched else []
@@ -103,7 +103,7 @@ def draw_learning_curves(
     for panel in panels:
         panel.set(xlabel="epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
-        _quiet(panel)
+        quiet(panel)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -132,7 +132,7 @@ def draw_run_comparison(
     ``seed`` only that one counts. Raises ``InputError`` naming the run that lacks the metric or the seed.
     """
     colours = _colours(len(histories))
-    figure = _figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.2)
     left, right = figure.subplots(1, 2, sharex=True)
     for (name, history), colour in zip(histories.items(), colours, strict=True):
         lines = [line for line in history if seed is None or line["seed"] == seed]
@@ -154,7 +154,7 @@ def draw_run_comparison(
     right.legend(handles=[solid, dashed], frameon=False, fontsize=9)
     for panel in (left, right):
         panel.xaxis.get_major_locator().set_params(integer=True)
-        _quiet(panel)
+        quiet(panel)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -205,13 +205,15 @@ def write_figure(figure: Figure, path: Path) -> str:
     return path.name + ".svg"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size, inches, for a white page."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _quiet(panel: Any) -> None:
+def quiet(panel: Any) -> None:
+    """Leave of the axes what is needed to read them."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color="0.9", linewidth=0.8)
     panel.set_axisbelow(True)
