@@ -151,8 +151,8 @@ def quick_statistics(accuracies: Accuracies) -> list[dict[str, Any]]:
 
     Each entry holds ``model``, ``dataset``, ``subsets`` (overall first, then genders: ``mean``, ``sd`` and ``n``) and
     ``genders``. ``sd`` is the population's (ddof 0), as in the original and its paper. Where there are exactly two
-    genders with two values or more, ``genders`` is a two-sided Mann-Whitney U test between their per-seed values (``first``, ``second``,
-    ``u`` of the first, ``p``), else None.
+    genders with two values or more, ``genders`` is a two-sided Mann-Whitney U test between their per-seed values
+    (``first``, ``second``, ``u`` of the first, ``p``), else None.
     """
     results = []
     for model, datasets in accuracies.items():
