@@ -19,7 +19,7 @@ from serkit.training.augment import Augmentation
 from serkit.training.experiment import PlannedRun
 from serkit.training.features import FeatureSet, StreamSet
 from serkit.training.fit import fit
-from serkit.training.material import encoder_spec, load_data
+from serkit.training.material import encoder_spec, list_changes, load_data
 from serkit.training.recipe import EncoderSection, Recipe
 from serkit.training.run import is_trained, list_work, set_threads
 from serkit.training.transfer import match_labels, read_test
@@ -66,9 +66,9 @@ def estimate(run: PlannedRun, cache: str | Path, workers: int | None = None) -> 
             passes += sum(map(len, tests)) * len(work)
             return Estimate(pending, len(work), utterances, hours, 0.0, passes * mean_seconds * rate / workers)
         encode_hours = sum(
-            _missing(recipe, section, each, Path(cache), copies) * mean_seconds / 3600
+            _count_missing(recipe, section, each, Path(cache), changes) * mean_seconds / 3600
             for section in (recipe.encoder, *recipe.streams)
-            for each, copies in ((manifest, recipe.augment.copies), *((test, 0) for test in tests))
+            for each, changes in ((manifest, list_changes(recipe.augment)), *((test, []) for test in tests))
         )
         seconds = 3600 * encode_hours * _encode_rate(recipe) if encode_hours else 0.0
         seconds += pending * train_utterances * _fit_rate(recipe, mean_seconds)
@@ -79,10 +79,8 @@ def describe_plan(runs: Sequence[PlannedRun], estimates: Sequence[Estimate]) -> 
     """Return the plan in lines: one for each run, and the sum."""
     lines = []
     for run, each in zip(runs, estimates, strict=True):
-        tests = f", then on {', '.join(run.tests)}" if run.tests else ""
-        left = (
-            f"{each.models} of {each.all_models} models to train" if each.models else f"{each.all_models} models done"
-        )
+        tests = f", then on {', '.join(run.untested)}" if run.untested else ""
+        left = f"{each.models} of {each.all_models} models to train" if each.models else "all models trained"
         lines.append(f"{run.recipe.name}: {left}, {len(run.recipe.seeds)} seeds{tests}; {_amount(each)}")
     models, hours = sum(each.models for each in estimates), sum(each.encode_hours for each in estimates)
     seconds = sum(each.seconds for each in estimates)
@@ -104,13 +102,17 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _missing(recipe: Recipe, section: EncoderSection, manifest: Manifest, cache: Path, copies: int) -> int:
+def _count_missing(
+    recipe: Recipe, section: EncoderSection, manifest: Manifest, cache: Path, changes: list[tuple[Augmentation, int]]
+) -> int:
     """Count recordings and augmented copies that the cache lacks."""
     encoder = encoder_spec(section).create()
     held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim)
-    chain = Augmentation(recipe.augment.chain).description()
     frames = recipe.head.kind == "frames"
-    return sum(not held.has(job.key, frames) for copy in range(1 + copies) for job in list_jobs(manifest, copy, chain))
+    jobs = list_jobs(manifest)
+    for augmentation, number in changes:
+        jobs += list_jobs(manifest, number, augmentation.description())
+    return sum(not held.has(job.key, frames) for job in jobs)
 
 
 def _encode_rate(recipe: Recipe) -> float:
@@ -153,7 +155,8 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
     fit(head, examples, None, options.model_copy(update={"epochs": 1}), 0)  # the first fit also allocates
     began = time.perf_counter()
     fit(head, examples, None, options, 0)
-    copies = 1 + recipe.augment.copies if convex else 1  # an epoch of the others draws one copy of each
+    # An epoch draws one copy of each utterance, but for convex heads and unions, which take all of them.
+    copies = 1 + len(list_changes(recipe.augment)) if convex or recipe.augment.union else 1
     return (time.perf_counter() - began) / TRIAL / epochs * recipe.training.epochs * copies
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -22,11 +22,11 @@ from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
 from serkit.models.tasks import prediction_columns
-from serkit.progress import Step, no_steps
+from serkit.progress import Report, Step, no_report, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.recipe import DataSection, EncoderSection, Recipe
+from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ class Material:
         return {id: row for row, id in enumerate(self.features.ids)}
 
     def fit(
-        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+        self,
+        train_ids: Sequence[str],
+        dev_ids: Sequence[str],
+        seed: int,
+        folder: Path | None,
+        report: Report = no_report,
     ) -> tuple[Ensemble, list[dict[str, Any]]]:
         """Build a head, train it on ``train_ids`` and return it with its history.
 
-        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         rows, training = self.rows(train_ids), self.recipe.training
         corpora = [str(name) for name in self.manifest.table["corpus"]]
@@ -67,7 +72,7 @@ class Material:
         head = self._new_head()
         if self.recipe.features.normalise != "none":
             fit_standardisation(head, train_set)
-        return head, fit(head, train_set, dev_set, training, seed, folder)
+        return head, fit(head, train_set, dev_set, training, seed, folder, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
         """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
@@ -160,6 +165,10 @@ class Encoded:
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
 
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return where the features of the utterances at ``rows`` are."""
+        return replace(self, keys=tuple(tuple(copy[row] for row in rows) for copy in self.keys))
+
     def open(self) -> FeatureCache:
         """Open the cache."""
         return FeatureCache(self.folder.parent, self.folder.name, *self.shape)
@@ -177,18 +186,32 @@ def encode_all(
 
     ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
     """
-    augmentation = Augmentation(recipe.augment.chain)
-    copies = [list_jobs(manifest, copy, augmentation.description()) for copy in range(1 + recipe.augment.copies)]
+    changes = list_changes(recipe.augment)
+    copies = [list_jobs(manifest)]
+    copies += [list_jobs(manifest, number, augmentation.description()) for augmentation, number in changes]
     keys = tuple(tuple(job.key for job in jobs) for jobs in copies)
     encoded = []
     for section in (recipe.encoder, *recipe.streams):
-        for copy, jobs in enumerate(copies):
+        for copy, (jobs, augmentation) in enumerate(zip(copies, [None, *(each for each, _ in changes)], strict=True)):
             what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
             frames = recipe.head.kind == "frames"
             found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
         encoded.append(Encoded(found.folder, found.shape, keys))
     return encoded
+
+
+def list_changes(section: AugmentSection) -> list[tuple[Augmentation, int]]:
+    """Return what makes each copy of the recordings, and the copy's number, which seeds it.
+
+    Equal chains have numbers of their own; other chains do not decide on them, so that copies are found in the cache.
+    """
+    if not section.union:
+        augmentation = Augmentation(section.chain)
+        return [(augmentation, copy + 1) for copy in range(section.copies)]
+    changes = [Augmentation(chain) for chain in section.union]
+    every = [augmentation.description() for augmentation in changes]
+    return [(augmentation, every[: place + 1].count(every[place])) for place, augmentation in enumerate(changes)]
 
 
 def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]) -> Material:
@@ -201,7 +224,8 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
     classes = recipe.labels.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
-    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
+    union = bool(recipe.augment.union)
+    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames, union)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
     return Material(recipe, manifest, features, "+".join(found.folder.name for found in encoded), shapes)
 

@@ -28,6 +28,8 @@ from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
 from serkit.processes import count_processes, distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
+from serkit.training.augment import Augmentation
+from serkit.training.augment.registry import Registered, list_registered, restore_registered
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
 from serkit.training.recipe import Recipe, dump_recipe
 from serkit.training.recordings import Recordings
@@ -123,7 +125,10 @@ def store(
     if recipe.finetune is None:
         return encode_all(recipe, manifest, cache, step, workers, device)
     encoder = encoder_spec(recipe.encoder).create()
-    prepare_encoder(encoder, recipe.finetune)  # says what it cannot do before recordings are read
+    # Both say what they cannot do before recordings are read.
+    prepare_encoder(encoder, recipe.finetune)
+    for chain in (recipe.augment.chain, *(recipe.augment.union or ())):
+        Augmentation(chain)
     if not leads():  # one process reads, the others find it there
         wait_for_all(device)
     stored = store_waveforms(manifest, encoder, cache, step, workers)
@@ -163,7 +168,8 @@ def _train_folds(
                 _train_fold(material, fold, seed, folder)
             yield
         return
-    context, given = multiprocessing.get_context("spawn"), (material.recipe, material.manifest, stored, threads)
+    context = multiprocessing.get_context("spawn")
+    given = (material.recipe, material.manifest, stored, threads, list_registered())
     with ProcessPoolExecutor(processes, context, _start_worker, given) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
@@ -177,8 +183,11 @@ def _train_folds(
 _worker: dict[str, Material | Recordings] = {}
 
 
-def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored, threads: int) -> None:
+def _start_worker(
+    recipe: Recipe, manifest: Manifest, stored: Stored, threads: int, registered: dict[str, Registered]
+) -> None:
     end_with_parent()
+    restore_registered(registered)
     torch.set_num_threads(threads)
     # The processes share the pages of the mapped caches.
     _worker["material"] = load(recipe, manifest, stored)
