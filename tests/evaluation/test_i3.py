@@ -118,6 +118,15 @@ def test_unsound_lists_are_named(tmp_path, text, message):
 # Outputs
 
 
+def test_what_is_written_is_listed_and_the_list_is_added_to(tmp_path):
+    for model, seeds in (("a", (4, 5)), ("b", (4,)), ("a", (4, 5))):
+        judged = judge_table(table_of(make_rows(seeds=seeds)))
+        write_outputs({model: judged}, tmp_path, figures=False)
+    listed = read_evaluations(tmp_path / "evaluations.csv")
+    assert summarise_evaluations(listed) == {"a": {"emovo": "4..5 (2)"}, "b": {"emovo": "4 (1)"}}
+    assert listed[0].eval_out_path == str(tmp_path / "a/emovo/4")
+
+
 def test_a_seed_has_the_originals_files_and_keys(tmp_path):
     rows = make_rows(seeds=(4,))
     write_outputs({"model": judge_table(table_of(rows))}, tmp_path)

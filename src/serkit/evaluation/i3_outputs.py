@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from serkit.data.files import replace_atomically, write_text
 from serkit.data.i3_csv import word_of
 from serkit.errors import InputError
-from serkit.evaluation.i3 import FILES, OVERALL, Accuracies
+from serkit.evaluation.i3 import FILES, OVERALL, Accuracies, Evaluation, read_evaluations, write_evaluations
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, confusion, ratio
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
 
@@ -38,6 +38,7 @@ class Judged:
     counts: dict[str, Floats] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     unknown: int = 0  # utterances without gender
+    run: str = ""  # the folder whose models were judged
 
     def scores(self, metric: str) -> dict[str, float]:
         """Return a metric of each subset, genders first as in the original's file."""
@@ -133,6 +134,8 @@ def judge_runs(runs: Sequence[str], dataset: str | None = None) -> Outputs:
                     why = f"model {model!r} has seed {twice[0]} of {data} already"
                     raise InputError(f"{path}: {why}: name it NAME=FOLDER")
                 known |= seeds
+                for each in seeds.values():
+                    each.run = str(folder)
     return outputs
 
 
@@ -142,8 +145,9 @@ def write_outputs(outputs: Outputs, folder: str | Path, figures: bool = True) ->
     A seed gets ``classification_report.json``, ``accuracies.json`` and ``uars.json`` (mean recall over the classes that
     occur) and, with ``figures``, ``confusion_matrix.png`` and ``<gender>_confusion_matrix.png``. A data set gets
     ``<subset>_confusion_matrix.csv``, the mean of the seeds' rates, and a model ``accuracies.json`` and ``uars.json``
-    with the means over all seeds. Data sets of the model that are there already stay in its files. Raises
-    ``InputError`` where a data set's folder holds seeds that are not written now.
+    with the means over all seeds. Data sets of the model that are there already stay in its files. The list of all
+    evaluations is ``evaluations.csv``. Raises ``InputError`` where a data set's folder holds seeds that are not written
+    now.
     """
     folder, remarks = Path(folder), []
     for model, datasets in outputs.items():
@@ -158,7 +162,20 @@ def write_outputs(outputs: Outputs, folder: str | Path, figures: bool = True) ->
             path = folder / model / name
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             write_text(path, json.dumps(before | means))
+    _add_to_list(outputs, folder)
     return remarks
+
+
+def _add_to_list(outputs: Outputs, folder: Path) -> None:
+    """Write ``evaluations.csv``: models are in run folders here, and so are the utterances that they judged."""
+    path = folder / "evaluations.csv"
+    listed = {each.eval_out_path: each for each in (read_evaluations(path) if path.exists() else ())}
+    for model, datasets in outputs.items():
+        for dataset, seeds in datasets.items():
+            for seed, judged in seeds.items():
+                place = str(folder / model / dataset / seed)
+                listed[place] = Evaluation(model, dataset, judged.run, judged.run, place)
+    write_evaluations(listed.values(), path)
 
 
 def _refuse_strangers(place: Path, seeds: Mapping[str, Judged]) -> None:
