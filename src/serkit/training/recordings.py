@@ -17,7 +17,7 @@ from serkit.models.heads import create_head, layer_weights
 from serkit.models.model import Model
 from serkit.models.tasks import EmotionTask, create_tasks
 from serkit.processes import leads
-from serkit.progress import print_epoch
+from serkit.progress import Report, no_report, print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
@@ -54,11 +54,16 @@ class Recordings:
         return self._encoder().fingerprint()
 
     def fit(
-        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+        self,
+        train_ids: Sequence[str],
+        dev_ids: Sequence[str],
+        seed: int,
+        folder: Path | None,
+        report: Report = no_report,
     ) -> tuple[Model, list[dict[str, Any]]]:
         """Build a model, train it on ``train_ids`` and return it with its history.
 
-        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         recipe, options = self.recipe, self._options
         torch.manual_seed(seed)
@@ -71,11 +76,12 @@ class Recordings:
         if recipe.features.normalise == "global":
             self._standardise(model, train)
 
-        def report(line: dict[str, Any]) -> None:
+        def tell(line: dict[str, Any]) -> None:
             if folder is not None and leads():  # epochs take minutes
                 print_epoch(folder.name, line, recipe.training.epochs)
+            report(line)
 
-        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, report)
+        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, tell)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Model:
         """Return the model of a fold trained on ``train_ids`` from what :meth:`state` kept of it, LoRA merged."""
