@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,7 @@ def test_the_declared_protocols_are_declared():
 @given(rows=rows_of(), dev=st.sampled_from([0, 0.2, 0.5]), seed=st.integers(0, 5), shuffle=st.randoms())
 def test_every_utterance_has_one_part_whatever_the_order_of_rows(protocol, rows, dev, seed, shuffle):
     manifest, options = Manifest.from_rows(rows), {"k": 2} if protocol == "speaker-k-fold" else {}
+    options["stratify"] = "corpus-gender" if seed % 2 else "gender"
     of = speakers_of(manifest)
     assume(len(set(of.values())) > 1)
     folds = create_folds(manifest, protocol, dev=dev, seed=seed, **options)
@@ -208,6 +210,21 @@ def test_gender_is_a_speakers_not_a_rows():
         for n, (speaker, gender) in enumerate(rows)
     )
     assert strata_of(manifest) == {"female": ["a"], "male": ["c"], "other": ["b", "d", "e"]}
+
+
+def test_shares_hold_in_every_corpus_where_that_is_asked():
+    tables = [people(female=count, male=count).table.with_columns(id=name + pl.col("id"), corpus=pl.lit(name))
+              for name, count in (("a", 30), ("b", 3))]  # fmt: skip
+    manifest = Manifest(pl.concat(tables))
+    tested = {}
+    for stratify in ("gender", "corpus-gender"):
+        folds = [create_folds(manifest, "speaker-holdout", seed=n, stratify=stratify)[0] for n in range(20)]
+        tested[stratify] = {len({fold.groups[id] for id in fold.test if id.startswith("b")}) for fold in folds}
+    assert tested["corpus-gender"] == {2} < tested["gender"]
+    folds = create_folds(manifest, "speaker-k-fold", k=3, stratify="corpus-gender")
+    assert [len({fold.groups[id] for id in fold.test if id.startswith("b")}) for fold in folds] == [2, 2, 2]
+    with pytest.raises(InputError, match="no way 'corpora' to stratify .known: gender, corpus-gender"):
+        create_folds(manifest, "speaker-holdout", stratify="corpora")
 
 
 @given(share=st.floats(0.01, 0.99), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))

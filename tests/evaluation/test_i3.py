@@ -172,7 +172,7 @@ def test_a_class_that_a_subset_lacks_is_left_empty_and_said(tmp_path):
         row for row in make_rows()
         if not (row["gender"] == "male" and (row["truth"] == "sad" or (row["seed"] == 1 and row["truth"] == "angry")))
     ]  # fmt: skip
-    remarks = write_outputs({"m": judge_table(table_of(rows))}, tmp_path, figures=True)
+    remarks = write_outputs({"m": judge_table(table_of(rows))}, tmp_path, figures=False)
     assert remarks == [
         "m, emovo: male has utterances of anger with 2 of 3 seeds",
         "m, emovo: male has utterances of sadness with 0 of 3 seeds",
@@ -223,6 +223,13 @@ def test_runs_of_one_name_are_one_model(run, tmp_path):
     assert read_accuracies(tmp_path) == accuracies_of(outputs)
     with pytest.raises(InputError, match="holds seed 10 of another run: choose another folder"):
         write_outputs(judge_runs([f"m={first}"]), tmp_path, figures=False)
+
+
+def test_tests_on_other_corpora_are_data_sets_of_the_model(run):
+    folder = run("m", table_of(make_rows()))
+    run("m/on/theirs", table_of(make_rows(30, corpus="tess")))
+    judged = judge_runs([str(folder)], "ours")["m"]
+    assert {name: len(seeds["0"].truth) for name, seeds in judged.items()} == {"ours": 60, "theirs": 30}
 
 
 def test_another_data_set_joins_the_model(tmp_path):
@@ -277,6 +284,11 @@ def test_a_gender_that_some_seeds_lack_counts_where_it_is(tmp_path):
     write_seeds(tmp_path / "m" / "d", [{"overall": 0.5, "male": 0.5}, {"overall": 0.7}])
     subsets = quick_statistics(read_accuracies(tmp_path))[0]["subsets"]
     assert [subsets[name]["n"] for name in ("overall", "male")] == [2, 1]
+
+
+def test_one_seed_is_not_tested(tmp_path):
+    write_seeds(tmp_path / "m" / "d", [{"overall": 0.5, "male": 0.5, "female": 0.6}])
+    assert quick_statistics(read_accuracies(tmp_path))[0]["genders"] is None
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def evaluate(
         return print_report(run)
     from serkit.data.corpora import prepare_corpus
     from serkit.data.manifest import Manifest
-    from serkit.training.recipe import TestSection
+    from serkit.training.recipe import CorpusTest
     from serkit.training.transfer import evaluate_on
 
-    section = TestSection(merge=dict(split_pair(each, "--merge", "LABEL=CLASS") for each in merge or []))
+    section = CorpusTest(merge=dict(split_pair(each, "--merge", "LABEL=CLASS") for each in merge or []))
     folders = []
     for each in on:
         if "=" in each and not Path(each).exists():

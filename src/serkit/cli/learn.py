@@ -57,6 +57,8 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as data.root=DIR")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/NAME when left out")] = None,
     only: Annotated[list[str] | None, typer.Option(help="pattern of an experiment's recipes, such as '*plain'")] = None,
+    low_seed: Annotated[int | None, typer.Option(min=0, help="first seed, in place of those of the recipe")] = None,
+    high_seed: Annotated[int | None, typer.Option(min=0, help="last seed, itself included")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="tell what would be done and how long it takes")] = False,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
@@ -66,13 +68,15 @@ def train(
 
     A recipe may have factors: then it is an experiment of several recipes, whose plan is told first.
     """
-    from serkit.training.experiment import plan_experiment, write_runs
+    from serkit.training.experiment import plan_experiment, seed_range, write_runs
     from serkit.training.recipe import load_variants
 
-    variants = load_variants(recipe, overrides or [])
-    experiment = variants[0].recipe.name.removesuffix(f"/{variants[0].name}")
-    folder = output or Path("runs") / experiment
-    runs = plan_experiment(recipe, folder, overrides or [], only or ())
+    changes = overrides or []
+    first = load_variants(recipe, changes)[0]
+    if low_seed is not None or high_seed is not None:
+        changes = [*changes, f"seeds={seed_range(len(first.recipe.seeds), low_seed, high_seed)}"]
+    folder = output or Path("runs") / first.recipe.name.removesuffix(f"/{first.name}")
+    runs = plan_experiment(recipe, folder, changes, only or ())
     if plan or (len(runs) > 1 and leads()):
         from serkit.training.estimate import describe_plan, estimate
 

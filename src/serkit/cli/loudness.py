@@ -23,6 +23,7 @@ def normalise(
     corpus: Annotated[str | None, typer.Option(help="the folder is this corpus: see serkit list corpora")] = None,
     lufs: Annotated[float, typer.Option(help="integrated loudness, EBU R128")] = -23.0,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core unless given")] = None,
+    once: Annotated[bool, typer.Option(help="no second measurement of quiet recordings, as audiomentations")] = False,
     root: Root = None,
 ) -> None:
     """Write recordings at one loudness, in a tree like theirs with a manifest; goes on where it stopped."""
@@ -31,7 +32,7 @@ def normalise(
 
     manifest, base = _read(source, output, corpus, root)
     with show_steps() as step:
-        levelled, lines = normalise_loudness(manifest, output, lufs, base, workers, step)
+        levelled, lines = normalise_loudness(manifest, output, lufs, base, workers, step, once)
     levelled.write(output / "manifest.parquet")
     _report(lines, output / "manifest.parquet", lufs)
 
@@ -72,4 +73,4 @@ def _report(lines: list[Levelled], path: Path, lufs: float) -> None:
             f"largest gain {changed[most]:+.1f} dB ({os.path.basename(most)}), smallest {min(changed.values()):+.1f} dB"
         )
     if loud := sum(line.beyond_full_scale for line in lines):
-        typer.echo(f"{loud} go beyond full scale: these are WAV files of 32-bit floats, unclipped")
+        typer.echo(f"beyond full scale: {loud}, written as WAV files of 32-bit floats, so nothing is clipped")

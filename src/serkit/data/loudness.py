@@ -5,6 +5,10 @@ FLAC stays FLAC, both with 24 bits; recordings in any other container become FLA
 limited: where the gain lifts a peak beyond full scale, the recording becomes a WAV of 32-bit floats, which has room
 for it, and so keeps its loudness. A recording that is shorter than the 0.4 s over which loudness is measured, or that
 is silent (no such stretch is louder than -70 LUFS), is copied bit by bit.
+
+The measurement leaves stretches below -70 LUFS out, and a gain lifts some of them over it: in a quiet recording the
+loudness that comes out is then below the target (by up to 1.2 LU in RAVDESS). So the outcome is measured as well, and
+the gain corrected until it is right; ``once`` leaves the correction out, as audiomentations does.
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ TARGET = -23.0
 
 BLOCK_SECONDS = 0.4
 FULL_SCALE = 1 - 2.0**-23  # the largest sample that 24 bits can hold
+LOWEST = -60.0  # lower, stretches that count (not more than 10 LU below the target) would be left out at -70
+TOLERANCE = 0.01  # LU
+ROUNDS = 8
 JOURNAL = "loudness.jsonl"
 
 
@@ -44,14 +51,15 @@ JOURNAL = "loudness.jsonl"
 class Levelled:
     """What was done with a recording.
 
-    ``loudness`` is what it had in LUFS, ``gain`` what it got in dB, ``peak`` the largest sample it has then (1 is full
-    scale); with ``kept``, the reason why it is a copy, there is no gain. ``stamp`` is the size and the time of change
-    of the original, by which a later run knows it.
+    ``target`` and ``once`` are what was asked for, ``loudness`` is what it had in LUFS, ``gain`` what it got in dB,
+    ``peak`` the largest sample it has then (1 is full scale); with ``kept``, the reason why it is a copy, there is no
+    gain. ``stamp`` is the size and the time of change of the original, by which a later run knows it.
     """
 
     recording: str
     output: str
     target: float
+    once: bool = False
     loudness: float | None = None
     gain: float | None = None
     peak: float | None = None
@@ -82,23 +90,23 @@ def normalise_loudness(
     base: str | Path | None = None,
     workers: int | None = None,
     step: Step = no_steps,
+    once: bool = False,
 ) -> tuple[Manifest, list[Levelled]]:
     """Write every recording of ``manifest`` below ``output`` at ``lufs``; return a manifest of these and what was done.
 
     A recording has the path below ``output`` that it has below ``base`` (the deepest folder that holds all of them,
-    unless given). One gain is applied to a whole recording, whatever spans utterances have in it. It is that of the
-    first measurement: where it lifts stretches over -70 LUFS that were not counted before, the loudness may come out
-    slightly different. ``workers`` processes (one per core unless given) do the work, and ``output/loudness.jsonl``
-    has a line for every recording; a run that was interrupted goes on where it stopped, and originals that have changed
-    are done again.
+    unless given). One gain is applied to a whole recording, whatever spans utterances have in it; ``once`` takes the
+    first measurement for it. ``workers`` processes (one per core unless given) do the work, and
+    ``output/loudness.jsonl`` has a line for every recording; a run that was interrupted goes on where it stopped, and
+    originals that have changed are done again.
 
     A recording is held in memory as a whole. Raises ``InputError`` for recordings that lie in ``output`` or two whose
     copies would have the same name, and ``AudioError`` naming the first that cannot be read, when all others are done.
     """
-    if not -70 <= lufs <= 0:
-        raise InputError(f"loudness: {lufs} LUFS is not between -70 and 0")
+    if not LOWEST <= lufs <= 0:
+        raise InputError(f"loudness: {lufs} LUFS is not between {LOWEST} and 0")
     output = Path(output).expanduser().resolve()
-    jobs = _plan(manifest, output, lufs, base)
+    jobs = [replace(job, once=once) for job in _plan(manifest, output, lufs, base)]
     output.mkdir(parents=True, exist_ok=True)
     done = {job.recording: line for job, line in _read_journal(output, jobs)}
     queue = [job for job in jobs if job.recording not in done]
@@ -156,7 +164,8 @@ def _read_journal(output: Path, jobs: list[Levelled]) -> Iterator[tuple[Levelled
             continue  # empty, or cut off when a run was killed
     for job in jobs:
         line = lines.get(job.recording)
-        if line and line.target == job.target and (output / line.output).is_file() and line.stamp == _stamp(job):
+        asked = line and (line.target, line.once) == (job.target, job.once)
+        if line and asked and (output / line.output).is_file() and line.stamp == _stamp(job):
             yield job, line
 
 
@@ -189,7 +198,8 @@ def _try_to_level(job: Levelled, output: Path) -> Levelled | AudioError:
 def _level(job: Levelled, output: Path) -> Levelled:
     """Write the copy of one recording."""
     source, stamp = Path(job.recording), _stamp(job)
-    samples, rate = read_channels(source)
+    recorded, rate = read_channels(source)
+    samples = recorded.astype(np.float64)
     job = replace(job, stamp=stamp or (0, 0))
     (output / job.output).parent.mkdir(parents=True, exist_ok=True)
     if len(samples) < BLOCK_SECONDS * rate:
@@ -201,7 +211,13 @@ def _level(job: Levelled, output: Path) -> Levelled:
     if loudness == -math.inf:
         return _copy(replace(job, kept="silent"), source, output)
     gain = job.target - loudness
-    levelled = samples.astype(np.float64) * 10 ** (gain / 20)
+    levelled = samples * 10 ** (gain / 20)
+    for _ in range(0 if job.once else ROUNDS):
+        lacking = job.target - measure_loudness(levelled, rate)
+        if abs(lacking) < TOLERANCE:
+            break
+        gain += lacking
+        levelled = samples * 10 ** (gain / 20)
     job = replace(job, loudness=loudness, gain=gain, peak=float(np.abs(levelled).max()))
     ending = source.suffix if source.suffix.lower() in (".wav", ".flac") else ".flac"
     if job.beyond_full_scale and ending.lower() != ".wav":

@@ -284,10 +284,12 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "speaker-holdout",
             "64, 16 and 20 % of each gender's speakers",
-            ("test", "repeats", "draws"),
+            ("test", "repeats", "draws", "stratify"),
             holdout,
         ),
-        Protocol("speaker-k-fold", "k folds by speaker, genders and classes balanced", ("k", "draws"), k_fold),
+        Protocol(
+            "speaker-k-fold", "k folds by speaker, genders and classes balanced", ("k", "draws", "stratify"), k_fold
+        ),
         Protocol(
             "i3-legacy",
             "64, 16 and 20 % of each gender's speakers class by class: speakers are shared",

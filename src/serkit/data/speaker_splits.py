@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from serkit.data.folds import Fold, group_of, hold_out_dev, i3_place
 from serkit.data.manifest import Manifest
-from serkit.errors import InputError
+from serkit.errors import InputError, nearest
 
 Options = Mapping[str, Any]
 Draw = Callable[[np.random.Generator], list[list[str]]]
@@ -22,17 +22,21 @@ Draw = Callable[[np.random.Generator], list[list[str]]]
 KNOWN = ("female", "male")
 """Genders that are strata; speakers of any other, of none, or of both are a third one."""
 
+STRATIFY = ("gender", "corpus-gender")
+"""What every part has its share of."""
+
 
 def holdout(manifest: Manifest, options: Options) -> list[Fold]:
-    """Test a share of the speakers of each gender and train on the others: options test, dev, seed, repeats, draws.
+    """Test a share of each gender's speakers, train on others: options test, dev, seed, repeats, draws, stratify.
 
     ``test`` is the share of a gender's speakers that are tested, ``dev`` the share of the others that is held out:
     .2 and .2 make 64, 16 and 20 %. See :func:`choose` for few speakers. Of ``draws`` draws the one is taken whose parts
     have the classes and the utterances most nearly in proportion. ``repeats`` k gives what k following seeds would.
+    ``stratify`` "corpus-gender" takes the shares in every corpus, "gender" in all together.
     """
     groups, counts = group_of(manifest, "speaker"), _class_counts(manifest)
     test, draws = _share(options, "test"), _whole(options, "draws", 20)
-    strata = strata_of(manifest)
+    strata = strata_of(manifest, options.get("stratify", "gender"))
     if len(set(groups.values())) < 2:
         raise InputError("protocol speaker-holdout: the manifest has only one speaker: there is nobody to hold out")
     folds = []
@@ -45,9 +49,12 @@ def holdout(manifest: Manifest, options: Options) -> list[Fold]:
 
 
 def k_fold(manifest: Manifest, options: Options) -> list[Fold]:
-    """Test every speaker in one of k folds, each with its part of every gender: options k, dev, seed, draws."""
+    """Test every speaker in one of k folds, each with its part of every gender.
+
+    Options k, dev, seed, draws and stratify, as in :func:`holdout`.
+    """
     groups, counts = group_of(manifest, "speaker"), _class_counts(manifest)
-    k, strata = options.get("k", 5), strata_of(manifest)
+    k, strata = options.get("k", 5), strata_of(manifest, options.get("stratify", "gender"))
     speakers = sum(map(len, strata.values()))
     if not 2 <= k <= speakers:
         raise InputError(f"protocol speaker-k-fold: k is {k}, but there are {speakers} speakers")
@@ -123,20 +130,25 @@ def _divide_classes(
 # Drawing speakers
 
 
-def strata_of(manifest: Manifest) -> dict[str, list[str]]:
+def strata_of(manifest: Manifest, stratify: str = "gender") -> dict[str, list[str]]:
     """Return the sorted speakers of every gender: ``female``, ``male`` and, for all others, ``other``.
 
-    A speaker whose gender is known in some rows only has it in all; one with two genders is with the others.
+    A speaker whose gender is known in some rows only has it in all; one with two genders is with the others. With
+    ``stratify`` "corpus-gender" genders are told apart by corpus.
     """
+    if stratify not in STRATIFY:
+        raise InputError(f"protocol: no way {stratify!r} to stratify{nearest(str(stratify), STRATIFY)}")
     groups = group_of(manifest, "speaker")
     said: dict[str, set[str]] = {speaker: set() for speaker in groups.values()}
-    for id, gender in manifest.table.select("id", "gender").iter_rows():
+    corpora: dict[str, str] = {}
+    for id, gender, corpus in manifest.table.select("id", "gender", "corpus").iter_rows():
         if gender is not None:
             said[groups[id]].add(gender.strip().lower())
+        corpora[groups[id]] = f"{corpus} " if stratify == "corpus-gender" else ""
     strata: dict[str, list[str]] = {}
     for speaker in sorted(said):
         known = min(said[speaker]) if len(said[speaker]) == 1 else ""
-        strata.setdefault(known if known in KNOWN else "other", []).append(speaker)
+        strata.setdefault(corpora[speaker] + (known if known in KNOWN else "other"), []).append(speaker)
     return {name: strata[name] for name in sorted(strata)}
 
 

@@ -151,8 +151,8 @@ def quick_statistics(accuracies: Accuracies) -> list[dict[str, Any]]:
 
     Each entry holds ``model``, ``dataset``, ``subsets`` (overall first, then genders: ``mean``, ``sd`` and ``n``) and
     ``genders``. ``sd`` is the population's (ddof 0), as in the original and its paper. Where there are exactly two
-    genders, ``genders`` is a two-sided Mann-Whitney U test between their per-seed values (``first``, ``second``,
-    ``u`` of the first, ``p``), else None.
+    genders with two values or more, ``genders`` is a two-sided Mann-Whitney U test between their per-seed values
+    (``first``, ``second``, ``u`` of the first, ``p``), else None.
     """
     results = []
     for model, datasets in accuracies.items():
@@ -173,7 +173,7 @@ def quick_statistics(accuracies: Accuracies) -> list[dict[str, Any]]:
 def _compare(genders: Mapping[str, list[float]]) -> dict[str, Any] | None:
     from scipy.stats import mannwhitneyu
 
-    if len(genders) != 2:
+    if len(genders) != 2 or min(map(len, genders.values())) < 2:
         return None
     (first, one), (second, other) = genders.items()
     u, p = map(float, mannwhitneyu(one, other, alternative="two-sided"))

@@ -112,23 +112,27 @@ def name_run(run: str) -> tuple[str, Path]:
 def judge_runs(runs: Sequence[str], dataset: str | None = None) -> Outputs:
     """Judge runs (see :func:`name_run`), each by its name; those of one name are one model with more seeds or data.
 
-    Raises ``InputError`` naming the run's file, and for a seed and data set that two runs of one name have.
+    A run's tests on other corpora, ``RUN/on/NAME``, are data sets of that name; there each model counts as a seed.
+    ``dataset`` names what the run itself was tested on. Raises ``InputError`` naming the run's file, and for a seed and
+    data set that two runs of one name have.
     """
     outputs: Outputs = {}
     for run in runs:
         model, folder = name_run(run)
-        path = folder / "predictions.parquet"
-        table = read_predictions(path)
-        try:
-            judged = judge_table(table, dataset)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        for data, seeds in judged.items():
-            known = outputs.setdefault(model, {}).setdefault(data, {})
-            twice = sorted(known.keys() & seeds.keys())
-            if twice:
-                raise InputError(f"{path}: model {model!r} has seed {twice[0]} of {data} already: name it NAME=FOLDER")
-            known |= seeds
+        others = [(path, path.parent.name) for path in sorted(folder.glob("on/*/predictions.parquet"))]
+        for path, name in [(folder / "predictions.parquet", dataset), *others]:
+            table = read_predictions(path)
+            try:
+                judged = judge_table(table, name)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            for data, seeds in judged.items():
+                known = outputs.setdefault(model, {}).setdefault(data, {})
+                twice = sorted(known.keys() & seeds.keys())
+                if twice:
+                    why = f"model {model!r} has seed {twice[0]} of {data} already"
+                    raise InputError(f"{path}: {why}: name it NAME=FOLDER")
+                known |= seeds
     return outputs
 
 

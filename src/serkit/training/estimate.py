@@ -79,10 +79,8 @@ def describe_plan(runs: Sequence[PlannedRun], estimates: Sequence[Estimate]) -> 
     """Return the plan in lines: one for each run, and the sum."""
     lines = []
     for run, each in zip(runs, estimates, strict=True):
-        tests = f", then on {', '.join(run.tests)}" if run.tests else ""
-        left = (
-            f"{each.models} of {each.all_models} models to train" if each.models else f"{each.all_models} models done"
-        )
+        tests = f", then on {', '.join(run.untested)}" if run.untested else ""
+        left = f"{each.models} of {each.all_models} models to train" if each.models else "all models trained"
         lines.append(f"{run.recipe.name}: {left}, {len(run.recipe.seeds)} seeds{tests}; {_amount(each)}")
     models, hours = sum(each.models for each in estimates), sum(each.encode_hours for each in estimates)
     seconds = sum(each.seconds for each in estimates)

@@ -112,3 +112,19 @@ def write_runs(runs: Sequence[PlannedRun], folder: str | Path) -> Path:
     path = Path(folder) / "runs.csv"
     write_text(path, text.getvalue())
     return path
+
+
+def seed_range(count: int, low: int | None, high: int | None) -> list[int]:
+    """Return ``count`` seeds from ``low`` on, or those that end with ``high``, or all from the one to the other.
+
+    So machines can share an experiment's seeds. Raises ``InputError`` for a range that is empty or begins below 0.
+    """
+    if low is not None and high is not None:
+        if high < low:
+            raise InputError(f"--high-seed is {high}, which is below --low-seed, {low}")
+        return list(range(low, high + 1))
+    if high is not None:
+        if high + 1 < count:
+            raise InputError(f"--high-seed is {high}, too low for {count} seeds: give --low-seed as well")
+        return list(range(high + 1 - count, high + 1))
+    return list(range(low or 0, (low or 0) + count))

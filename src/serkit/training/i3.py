@@ -152,22 +152,6 @@ def read_trees(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str
     return tree, {label: _model_tree(model, experiment) for label, model in models.items()}
 
 
-def seed_range(count: int, low: int | None, high: int | None) -> tuple[int, ...]:
-    """Return ``count`` seeds from ``low`` on, or those that end with ``high``, or all from the one to the other.
-
-    The original makes one seed too few of ``high`` alone, and takes a ``low`` of 0 for none.
-    """
-    if low is not None and high is not None:
-        if high < low:
-            raise InputError(f"--high-seed is {high}, which is below --low-seed, {low}")
-        return tuple(range(low, high + 1))
-    if high is not None:
-        if high + 1 < count:
-            raise InputError(f"--high-seed is {high}, too low for {count} seeds: give --low-seed as well")
-        return tuple(range(high + 1 - count, high + 1))
-    return tuple(range(low or 0, (low or 0) + count))
-
-
 def _model_tree(model: ModelFile, experiment: ExperimentFile) -> dict[str, Any]:
     if not model.speaker_independent_scenario:
         raise InputError(

@@ -26,13 +26,13 @@ from serkit.training.fit import TrainingOptions
 from serkit.training.i3 import read_trees
 from serkit.training.sections import (
     AugmentSection,
+    CorpusTest,
     DataSection,
     EncoderSection,
     FeaturesSection,
     LabelsSection,
     ProtocolSection,
     Section,
-    TestSection,
 )
 from serkit.training.space import SearchSection
 from serkit.training.tuning import FinetuneOptions
@@ -63,7 +63,7 @@ class Recipe(Section):
     training: TrainingOptions = TrainingOptions()
     finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    tests: dict[str, TestSection] | None = None
+    tests: dict[str, CorpusTest] | None = None
     search: SearchSection | None = None
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class DataSection(Section):
     exclude: tuple[str, ...] = ()
 
 
-class TestSection(DataSection):
+class CorpusTest(DataSection):
     """A corpus that the run's models are tested on after training: where its utterances are, and its labels.
 
     ``root`` is that of the training data where it is left out. ``merge`` renames the corpus's labels beyond what the

@@ -19,7 +19,7 @@ from serkit.data.manifest import Manifest
 from serkit.errors import InputError, nearest
 from serkit.progress import Step, no_steps
 from serkit.training.material import Material, load_data, read_data
-from serkit.training.recipe import Recipe, TestSection, load_recipe
+from serkit.training.recipe import CorpusTest, Recipe, load_recipe
 from serkit.training.run import list_work, load, predictions_table, read_provenance, set_threads, store
 
 
@@ -28,7 +28,7 @@ def evaluate_on(
     manifest: Manifest,
     name: str,
     cache: str | Path,
-    section: TestSection | None = None,
+    section: CorpusTest | None = None,
     step: Step = no_steps,
     workers: int | None = None,
     device: str = "cpu",
@@ -45,7 +45,7 @@ def evaluate_on(
     if not (run / "predictions.parquet").is_file():
         raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
     recipe = load_recipe(run / "recipe.toml")
-    section = section or TestSection()
+    section = section or CorpusTest()
     labelled, left_out = match_labels(manifest, recipe, section.merge)
     stamp = _check_speakers(run, recipe, labelled)
     plain = recipe.model_copy(update={"augment": type(recipe.augment)()})
@@ -64,13 +64,13 @@ def evaluate_on(
     folder = run / "on" / name
     folder.mkdir(parents=True, exist_ok=True)
     with replace_atomically(folder / "predictions.parquet") as part:
-        pl.concat(tables).write_parquet(part)
+        pl.concat(tables, how="diagonal_relaxed").write_parquet(part)
     facts = _provenance(run, name, labelled, shared, left_out, len(models))
     write_json(folder / "provenance.json", {**facts, "stamp": stamp, "section": section.model_dump(mode="json")})
     return folder
 
 
-def read_test(recipe: Recipe, name: str) -> tuple[Manifest, TestSection]:
+def read_test(recipe: Recipe, name: str) -> tuple[Manifest, CorpusTest]:
     """Return the utterances of ``recipe.tests[name]`` with their corpus's labels, and the section."""
     section = (recipe.tests or {})[name]
     rooted = section if section.root else section.model_copy(update={"root": recipe.data.root})

@@ -55,7 +55,7 @@ CORPUS = Corpus(
     utterances=862,
     speakers=3,
     licence="CC BY 4.0",
-    source="Duville et al. 2021, https://doi.org/10.1109/EMBC46164.2021.9629934",
+    source="Duville et al. 2021, https://pubmed.ncbi.nlm.nih.gov/34891601",
     layout="Anger_C_A_abajo.wav",
     read=read,
 )

@@ -37,7 +37,7 @@ CORPUS = Corpus(
     utterances=400,
     speakers=29,
     licence="research use, no formal licence",
-    source="Latif et al. 2018, https://doi.org/10.1109/FIT.2018.00023",
+    source="Latif et al. 2018, https://arxiv.org/abs/1812.10411",
     layout="Angry/SM1_F10_A010.wav",
     read=read,
 )
