@@ -142,6 +142,20 @@ def test_loudness_normalisation_needs_no_package_more():
     assert np.array_equal(apply(x, "audiomentations.LoudnessNormalization", p=0.0), x)
 
 
+@pytest.mark.parametrize("rate", [0.3, 1.25])
+def test_stretching_is_seeded_at_any_rate(rate):
+    options = {"min_rate": rate, "max_rate": rate, "leave_length_unchanged": False}
+    name, x = "audiomentations.TimeStretch", white(1.5)
+    once, again = (apply(x, name, **options) for _ in range(2))
+    assert len(once) == pytest.approx(len(x) / rate, abs=2) and np.array_equal(once, again)
+    same = apply(x, name, **{**options, "leave_length_unchanged": True})
+    assert len(same) == len(x) and same[: min(len(once), len(x))].all() and not same[len(once) :].any()
+    if rate > 0.5:  # where nothing is drawn
+        np.testing.assert_array_equal(same[: len(once)], once)
+        original = ours._package().TimeStretch(rate, rate, False, p=1.0)
+        np.testing.assert_allclose(once, original(x, RATE), atol=1e-6)
+
+
 def test_a_new_version_makes_cached_copies_new_but_draws_alike(monkeypatch):
     chain = Augmentation([GAIN])
     assert '{"audiomentations.Gain": "' in chain.description()
@@ -243,11 +257,10 @@ def test_colour_is_that_of_the_original(decay):
     """Its ramp is on amplitudes: 1 + (sqrt(8000) - 1) f / 8000, to the power of the decay."""
     options = {"min_f_decay": decay, "max_f_decay": decay, "min_snr_in_db": -40, "max_snr_in_db": -40}
     power = np.abs(np.fft.rfft(apply(tone(4.0, level=1e-3), "torch_audiomentations.AddColoredNoise", **options))) ** 2
-    for low, high in [(250, 1000), (1000, 4000)]:
-        found = 10 * np.log10(*[power[4 * int(f * 0.9) : 4 * int(f * 1.1)].mean() for f in (low,)] / np.float64(1))
-        found -= 10 * np.log10(power[4 * int(high * 0.9) : 4 * int(high * 1.1)].mean())
-        ramp = [1 + (np.sqrt(8000) - 1) * f / 8000 for f in (low, high)]
-        assert found == pytest.approx(decay * decibels(ramp[1] / ramp[0]), abs=0.8)
+    for pair in [(250, 1000), (1000, 4000)]:
+        low, high = (power[4 * int(f * 0.9) : 4 * int(f * 1.1)].mean() for f in pair)
+        ramp = [1 + (np.sqrt(8000) - 1) * f / 8000 for f in pair]
+        assert 10 * np.log10(low / high) == pytest.approx(decay * decibels(ramp[1] / ramp[0]), abs=0.8)
 
 
 def julius_lowpass(x, cutoff):

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import python_stretch
 
 from serkit.data.audio import SAMPLING_RATE
 from serkit.errors import AudioError, InputError, missing_extra, nearest
@@ -117,7 +118,11 @@ def _classes() -> dict[str, type]:
     package = _package()
     every = {name: value for name, value in vars(package).items() if inspect.isclass(value)}
     own = {name: value for name, value in sorted(every.items()) if value.__module__.startswith("audiomentations.")}
-    return {**own, "LoudnessNormalization": _measured_by_pyloudnorm(package.LoudnessNormalization)}
+    return {
+        **own,
+        "LoudnessNormalization": _measured_by_pyloudnorm(package.LoudnessNormalization),
+        "TimeStretch": _seeded(package.TimeStretch),
+    }
 
 
 def _measured_by_pyloudnorm(normalisation: type) -> type:
@@ -131,3 +136,21 @@ def _measured_by_pyloudnorm(normalisation: type) -> type:
                 self.parameters["lufs"] = random.uniform(self.min_lufs, self.max_lufs)
 
     return LoudnessNormalization
+
+
+def _seeded(stretching: type) -> type:
+    """Return a ``TimeStretch`` whose stretcher is seeded: to below half the speed it draws, from the system."""
+
+    class TimeStretch(stretching):
+        def apply(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+            if self.method != "signalsmith_stretch":
+                return super().apply(samples, sample_rate)
+            stretch = python_stretch.Signalsmith.Stretch(random.getrandbits(31))
+            stretch.preset(1, sample_rate)
+            stretch.setTimeFactor(self.parameters["rate"])
+            stretched = np.asarray(stretch.process(samples[None]))[0]
+            if not self.leave_length_unchanged:
+                return stretched
+            return np.pad(stretched[: len(samples)], (0, max(0, len(samples) - len(stretched))))
+
+    return TimeStretch
