@@ -150,14 +150,9 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
     most = max(min(MOST_NAMES + 1, column.n_unique()) for column in columns.iter_columns())
     below = 0.35 + 0.21 * math.ceil(most / 4)
     figure = _figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
-    panels = figure.subplots(
-        len(maps) + 1,
-        columns.width,
-        squeeze=False,
-        height_ratios=[3.1] * len(maps) + [below],
-        sharex="row",
-        sharey="row",
-    )
+    ratios = [3.1] * len(maps) + [below]
+    shared: Any = {"squeeze": False, "sharex": "row", "sharey": "row", "height_ratios": ratios}
+    panels = figure.subplots(len(ratios), columns.width, **shared)
     for place, column in enumerate(columns.iter_columns()):
         shown: Any = None
         handles: list[Any] = []
