@@ -11,9 +11,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from optuna.trial import Trial
 
 from serkit.cores import count_cores
 from serkit.data.manifest import Manifest
-from serkit.errors import InputError
+from serkit.errors import InputError, SerkitError
 from serkit.processes import distributed, end_with_parent
 from serkit.progress import Step, no_steps
 from serkit.training.axes import Axis, create_axes, first_trials
@@ -165,8 +163,12 @@ class Worker:
             fail_left(self.study)
             if not wants_more(self.study, self.section.trials):
                 break
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # silent for so long that others took the trial
+            try:
                 self.study.optimize(self._run_trial, n_trials=1, catch=(UnusableValues,))
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+                # This process was silent for so long that another worker was given the trial.
+                if isinstance(error, ValueError) and not str(error).startswith("Cannot tell a"):
+                    raise
 
     def _run_trial(self, trial: Trial) -> float:
         trial.set_user_attr("worker", identity())
@@ -175,52 +177,71 @@ class Worker:
             raise UnusableValues
         self.study.sampler = create_sampler(self.section, trial.number)
         values = {axis.key: axis.suggest(trial) for axis in self.axes}
-        name = f"trial-{trial.user_attrs.get('again', trial.number)}"
-        began = time.monotonic()
-        own = bool(trial.user_attrs.get("recipe"))
+        attempt = Attempt(trial, values, f"dev_{self.section.objective}", self.epochs, len(self.task.folds))
         try:
-            recipe = self.task.plain if own else change_recipe(self.task.plain, values)
-            results = self.examiner.judge(recipe, name, partial(self._tell, trial, own))
-            value = self._value(results)
-            if not math.isfinite(value):
-                raise UnusableValues(f"the dev {self.section.objective} is not a number")
+            value = self._judge(attempt)
         except KeyboardInterrupt:
             give_again(self.study, self.study.trials[trial.number])
             raise
         except optuna.TrialPruned:
-            self._finish(trial, name, began, values, "pruned")
+            attempt.finish("pruned")
             raise
-        except (InputError, UnusableValues, torch.OutOfMemoryError) as error:
-            if own:
+        except (SerkitError, torch.OutOfMemoryError) as error:
+            if attempt.own:
                 raise
             trial.set_user_attr("error", str(error))
-            self._finish(trial, name, began, values, f"failed: {error}")
+            attempt.finish(f"failed: {error}")
             raise UnusableValues from error
         except Exception as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
-        self._finish(trial, name, began, values, f"dev {self.section.objective} {value:.4f}")
+        attempt.finish(f"dev {self.section.objective} {value:.4f}")
         return value
 
-    def _value(self, results: list[dict[str, Any]]) -> float:
-        return float(np.mean([result[f"dev_{self.section.objective}"] for result in results]))
+    def _judge(self, attempt: Attempt) -> float:
+        """Return the mean score of a trial; what was kept of it on the way is removed when it comes to an end."""
+        plain = self.task.plain
+        recipe = plain if attempt.own else change_recipe(plain, attempt.values)
+        try:
+            self.examiner.judge(recipe, attempt.name, attempt.tell)
+        except (optuna.TrialPruned, SerkitError, torch.OutOfMemoryError):
+            self.examiner.forget(attempt.name)
+            raise
+        self.examiner.forget(attempt.name)
+        return attempt.value
 
-    def _tell(self, trial: Trial, own: bool, done: float, results: list[dict[str, Any]]) -> None:
-        """Record what a trial has come to, and end it when it is behind."""
-        trial.set_user_attr("results", results)
-        value, step = self._value(results), round(done * self.epochs)
-        if not math.isfinite(value):
-            return
-        trial.report(value, step)
-        if not own and done < len(self.task.folds) and trial.should_prune():
+
+class Attempt:
+    """A trial on its way: its ``values``, and what the folds came to so far, of ``folds`` with ``epochs`` reports."""
+
+    def __init__(self, trial: Trial, values: dict[str, Any], key: str, epochs: int, folds: int) -> None:
+        self.trial, self.values, self.key, self.epochs, self.folds = trial, values, key, epochs, folds
+        self.own = bool(trial.user_attrs.get("recipe"))
+        self.name = f"trial-{trial.user_attrs.get('again', trial.number)}"
+        self.results: list[dict[str, Any]] = []
+        self.began = time.monotonic()
+
+    @property
+    def value(self) -> float:
+        """The mean score."""
+        return float(np.mean([result[self.key] for result in self.results]))
+
+    def tell(self, done: float, results: list[dict[str, Any]]) -> None:
+        """Report the mean over ``results``, ``done`` folds; raises ``TrialPruned`` when it falls behind."""
+        self.results = list(results)
+        if not math.isfinite(self.value):
+            return  # of an epoch: a fold that ends so is an error
+        self.trial.report(self.value, round(done * self.epochs))
+        if not self.own and done < self.folds and self.trial.should_prune():
             raise optuna.TrialPruned
 
-    def _finish(self, trial: Trial, name: str, began: float, values: dict[str, Any], end: str) -> None:
-        seconds = time.monotonic() - began
-        trial.set_user_attr("seconds", round(seconds, 3))
-        self.examiner.forget(name)
-        shown = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
-        print(f"trial {trial.number}: {end}, {seconds:.0f} s: {shown}", file=sys.stderr, flush=True)
+    def finish(self, end: str) -> None:
+        """Record what the trial came to and say so."""
+        seconds = time.monotonic() - self.began
+        self.trial.set_user_attr("results", self.results)
+        self.trial.set_user_attr("seconds", round(seconds, 3))
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in self.values.items())
+        print(f"trial {self.trial.number}: {end}, {seconds:.0f} s: {shown}", file=sys.stderr, flush=True)
 
 
 def _short(value: Any) -> str:

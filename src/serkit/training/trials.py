@@ -7,6 +7,7 @@ utterances that are in no training or dev part are neither encoded nor loaded.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds
-from serkit.errors import InputError
+from serkit.errors import InputError, SerkitError
 from serkit.progress import Step, no_report, no_steps
 from serkit.training.material import Material
 from serkit.training.recipe import Recipe
@@ -115,7 +116,8 @@ class Examiner:
         """Train ``recipe`` on every fold; return for each the dev part's scores in the epoch that is kept.
 
         ``tell`` is called after every fold, and after every epoch of fine-tuning; what it raises ends the trial. What
-        is finished is kept under ``name``: a killed trial that is judged again goes on from there.
+        is finished is kept under ``name``: a killed trial that is judged again goes on from there. Raises
+        ``SerkitError`` when the loss of a dev part is not a number.
         """
         place = self.folder / name
         finished = place / "finished.json"
@@ -123,6 +125,8 @@ class Examiner:
         for number, fold in enumerate(self.folds):
             if number >= len(results):
                 results.append(self._train(recipe, fold, place, results, tell))
+                if not math.isfinite(results[-1]["dev_loss"]):
+                    raise SerkitError(f"the dev loss of fold {fold.name} is not a number")
                 place.mkdir(parents=True, exist_ok=True)
                 write_json(finished, results)
             tell(number + 1, results[: number + 1])
