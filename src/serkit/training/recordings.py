@@ -23,7 +23,7 @@ from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
 from serkit.training.finetune import create_accelerator, finetune, predict
 from serkit.training.fit import balance_weights
-from serkit.training.material import encoder_spec
+from serkit.training.material import encoder_spec, list_changes
 from serkit.training.recipe import Recipe
 from serkit.training.tuning import (
     FinetuneOptions,
@@ -70,6 +70,8 @@ class Recordings:
         model = self._new_model(train_ids)
         augmentation = Augmentation(recipe.augment.chain) if recipe.augment.chain else None
         train = self._set(model, train_ids, augmentation, recipe.training.crop)
+        if recipe.augment.union:
+            train = train.with_copies(list_changes(recipe.augment))
         dev = self._set(model, dev_ids) if dev_ids else None
         if recipe.features.normalise == "global":
             self._standardise(model, train)
@@ -156,13 +158,13 @@ class Recordings:
         model.to(accelerator.device)
         plain, stride = train.plain(), self.recipe.encoder.stride
         parts = []
-        for rows in cut_step(range(len(train)), train.seconds, self._options.batches):
+        for rows in cut_step(range(len(plain)), plain.seconds, self._options.batches):
             with half_precision(self._options, accelerator.device):
                 view = model.view(plain.batch(rows).to(accelerator.device))
             frames = torch.div(view.lengths + stride - 1, stride, rounding_mode="floor")
             parts.append((view.batch.streams[0].statistics, frames))
         statistics, lengths = (torch.cat(part)[None] for part in zip(*parts, strict=True))
-        none, stream = torch.zeros(len(train)), StreamSet(statistics, lengths, ())
-        fit_standardisation(model.emotion.head, FeatureSet(train.ids, (stream,), none, none))
+        none, stream = torch.zeros(len(plain)), StreamSet(statistics, lengths, ())
+        fit_standardisation(model.emotion.head, FeatureSet(plain.ids, (stream,), none, none))
         mean, sd = stream.moments()
         model.standardise.fit(mean[-1], sd[-1])
