@@ -122,6 +122,9 @@ def test_a_search_changes_nothing_of_a_recipe_without_one(load, root):
         ("search.space.encoder.trim={low=20.0, high=40.0}", "says nothing of encoder.trim"),
         ("search.space.protocol.dev={choices=[0.2, 0.34]}", "says what trials are judged on"),
         ("search.space={}", "space names no key"),
+        ("search.space.training.lr={choices=[2e-3, 1], also=['training.epsilon']}", "is not that of training.epsilon"),
+        ("search.space.training.lr={choices=[2e-3, 1], also=['training.epochs']}", "names 'training.epochs' twice"),
+        ("search.space.training.lr={choices=[2e-3, 1], also=['trainin.lr']}", "unknown key 'trainin'"),
         ("search.folds=5", "search.folds is 5, but protocol leave-one-speaker-out has 4"),
         ("protocol.dev=0", "fold f1 has no dev part, and a search never sees test parts: set protocol.dev=0.2"),
         ("search.sampler=grid", "search.space.training.weight_decay: a grid takes step or choices"),
@@ -142,13 +145,23 @@ def test_a_recipe_without_a_search_says_how_to_write_one(root, tmp_path):
 
 def test_whole_numbers_are_drawn_where_the_recipe_takes_them(go, judged, tmp_path):
     space = "search.space={training={epochs={low=5.0, high=40}, label_smoothing={low=0, high=0.9}, "
-    space += "weight_decay={low=0.1, high=1.1, step=0.5}}, head={kind={choices=['pooled', 'frames']}}}"
+    space += "weight_decay={low=0.1, high=1.1, step=0.5}}}"
     _, table = go(tmp_path / "out", space, "search.trials=12")
     assert table[EPOCHS].dtype == pl.Int64 and table[EPOCHS].n_unique() > 5
     smoothing = table["training.label_smoothing"]
     assert smoothing.dtype == pl.Float64 and smoothing.n_unique() > 5 and smoothing.max() < 0.9
     assert set(table[WEIGHT].round(6)) <= {0.1, 0.6, 1.1}
     assert [recipe.training.epochs for recipe, _ in judged][::4] == table[EPOCHS].to_list()
+
+
+def test_keys_may_share_a_value(go, judged, tmp_path):
+    space = "search.space={training={weight_decay={choices=[0.1, 0.2, 0.5], also=['training.label_smoothing']}}}"
+    facts, _ = go(tmp_path / "out", space, "training.label_smoothing=0.1", "search.sampler=grid", "search.trials=3")
+    assert {(it.training.weight_decay, it.training.label_smoothing) for it, _ in judged} == {
+        (0.1, 0.1), (0.2, 0.2), (0.5, 0.5),
+    }  # fmt: skip
+    assert facts["best"]["values"] == {WEIGHT: 0.5, "training.label_smoothing": 0.5}
+    assert load_recipe(tmp_path / "out" / "best.toml").training.label_smoothing == 0.5
 
 
 def test_a_grid_tries_every_combination_once_and_the_recipe_first(go, judged, tmp_path):

@@ -15,7 +15,7 @@ from serkit.training.recipe import Recipe, change_recipe, takes_fractions, value
 from serkit.training.space import Dimension, Scalar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
     """A key, the values it may take, whether these are whole numbers, and the recipe's ``own`` value."""
 
@@ -24,11 +24,11 @@ class Axis:
     whole: bool
     own: Any
 
-    def suggest(self, trial: Trial) -> Any:
-        """Return the value of the key in ``trial``."""
+    def suggest(self, trial: Trial) -> Scalar | None:
+        """Return the value of the key in ``trial``, as the study knows it."""
         made = self.dimension
         if made.choices is not None:
-            return self.read(trial.suggest_categorical(self.key, [made.label(value) for value in made.choices]))
+            return trial.suggest_categorical(self.key, [made.label(value) for value in made.choices])
         assert made.low is not None
         if self.whole:
             return trial.suggest_int(self.key, int(made.low), int(made.top), step=int(made.step or 1), log=made.log)
@@ -70,7 +70,7 @@ def create_axes(recipe: Recipe) -> list[Axis]:
         integers = all(isinstance(value, int) for value in numbers)
         whole = bool(numbers) and (integers if fractions is None else not fractions)
         for value in dimension.choices or (dimension.low, dimension.high):
-            change_recipe(plain, {key: value})
+            change_recipe(plain, dict.fromkeys((key, *dimension.also), value))
         axes.append(Axis(key, dimension, whole, _own(plain, key, dimension, whole)))
     return axes
 
@@ -79,6 +79,12 @@ def _own(recipe: Recipe, key: str, dimension: Dimension, whole: bool) -> Any:
     own = value_of(recipe, key)
     if own is None:
         raise InputError(f"search.space.{key}: recipe {recipe.name} says nothing of {key}: set it, as the first trial")
+    for other in dimension.also:
+        if value_of(recipe, other) != own:
+            raise InputError(
+                f"search.space.{key}: the recipe's own value {json.dumps(own)} is not that of {other}, which always "
+                "gets the same: set both"
+            )
     if not dimension.contains(own, whole):
         among = f"{dimension.low} to {dimension.high}" + (f" in steps of {dimension.step}" if dimension.step else "")
         among = among if dimension.choices is None else json.dumps(dimension.choices)
@@ -107,5 +113,6 @@ def first_trials(axes: Sequence[Axis], sampler: str, trials: int) -> list[dict[s
 
 
 def read_values(axes: Sequence[Axis], labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a trial's parameters."""
-    return {axis.key: axis.read(labels[axis.key]) for axis in axes if axis.key in labels}
+    """Return the values of a trial's parameters, with those of the keys that share them."""
+    found = {axis: axis.read(labels[axis.key]) for axis in axes if axis.key in labels}
+    return {key: value for axis, value in found.items() for key in (axis.key, *axis.dimension.also)}

@@ -192,7 +192,7 @@ def _model_tree(model: ModelFile, experiment: ExperimentFile) -> dict[str, Any]:
     }
     if not model.skip_hp_search:
         tree["search"] = {
-            "space": {"finetune.lr": {"low": 5e-5, "high": 1e-3, "log": True}},
+            "space": {"finetune.lr": {"low": 5e-5, "high": 1e-3, "log": True, "also": ["training.lr"]}},
             "trials": experiment.hp_num_trials,
             "objective": "loss",
             "amount": experiment.hp_amount_of_training_data,

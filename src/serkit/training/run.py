@@ -105,8 +105,8 @@ def is_trained(folder: Path, seed: int, fold: Fold) -> bool:
 
 
 def as_trained(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` without what does not change the models: on which corpora they are tested afterwards."""
-    return recipe.model_copy(update={"tests": None})
+    """Return ``recipe`` without what does not change the models: on which corpora they are tested, what is searched."""
+    return recipe.model_copy(update={"tests": None, "search": None})
 
 
 Stored = list[Encoded] | WaveformStore

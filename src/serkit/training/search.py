@@ -25,10 +25,11 @@ from serkit.data.manifest import Manifest
 from serkit.errors import InputError, SerkitError
 from serkit.processes import distributed, end_with_parent
 from serkit.progress import Step, no_steps
-from serkit.training.axes import Axis, create_axes, first_trials
+from serkit.training.axes import Axis, create_axes, first_trials, read_values
 from serkit.training.material import load_data
 from serkit.training.outcome import write_outcome
 from serkit.training.recipe import Recipe, change_recipe, dump_recipe
+from serkit.training.run import as_trained
 from serkit.training.space import SearchSection
 from serkit.training.study import (
     counted,
@@ -90,7 +91,7 @@ def search(
 def study_facts(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """Return what must be the same for all workers of a study; folders and the number of trials may differ."""
     section = _section(recipe)
-    same = recipe.model_copy(update={"search": None, "data": recipe.data.model_copy(update={"root": ""})})
+    same = as_trained(recipe).model_copy(update={"data": recipe.data.model_copy(update={"root": ""})})
     return {
         "recipe": hashlib.blake2b(dump_recipe(same).encode(), digest_size=8).hexdigest(),
         "data": manifest.fingerprint(),
@@ -119,7 +120,7 @@ class Task:
     @property
     def plain(self) -> Recipe:
         """The recipe itself, of which trials change values."""
-        return self.recipe.model_copy(update={"search": None})
+        return as_trained(self.recipe)
 
     def create_examiner(self, cores: int, step: Step = no_steps) -> Examiner:
         """Return what judges trials."""
@@ -176,7 +177,7 @@ class Worker:
             trial.set_user_attr("surplus", True)  # several workers began the last trial at once
             raise UnusableValues
         self.study.sampler = create_sampler(self.section, trial.number)
-        values = {axis.key: axis.suggest(trial) for axis in self.axes}
+        values = read_values(self.axes, {axis.key: axis.suggest(trial) for axis in self.axes})
         attempt = Attempt(trial, values, f"dev_{self.section.objective}", self.epochs, len(self.task.folds))
         try:
             value = self._judge(attempt)

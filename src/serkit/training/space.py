@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-FIXED = ("name", "summary", "seeds", "data", "labels", "protocol", "search")
+FIXED = ("name", "summary", "seeds", "data", "labels", "protocol", "search", "tests")
 """What no search changes: trials that are judged on different utterances or classes cannot be compared."""
 
 Scalar = str | bool | int | float
@@ -18,7 +18,7 @@ class Dimension(BaseModel):
     """The values of one key: the numbers from ``low`` to ``high``, both included, or one of ``choices``.
 
     ``log`` draws numbers evenly on a logarithmic scale; ``step`` allows only ``low + n step``. Where a recipe takes
-    whole numbers only these are drawn.
+    whole numbers only these are drawn. ``also`` are keys that always get the same value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +28,7 @@ class Dimension(BaseModel):
     log: bool = False
     step: int | float | None = Field(None, gt=0)
     choices: tuple[Any, ...] | None = None
+    also: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Dimension:
@@ -118,7 +119,10 @@ class SearchSection(BaseModel):
     def _check(self) -> SearchSection:
         if not self.space:
             raise ValueError("space names no key: write search.space.training.lr={low=1e-4, high=1e-2, log=true}")
-        for key in self.space:
+        keys = [each for key, dimension in self.space.items() for each in (key, *dimension.also)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"space names {key!r} twice")
             if key.partition(".")[0] in FIXED:
                 raise ValueError(f"space names {key!r}, which says what trials are judged on: it cannot be searched")
         return self
