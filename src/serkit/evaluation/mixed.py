@@ -31,7 +31,9 @@ REACH = 8.0
 TINY = 1e-3
 """Standard deviations below this are taken as 0."""
 
-OPTIONS = {"gtol": 1e-3, "eps": 1e-6}
+WIDEST = 25.0
+"""Log odds and deviations beyond this are those of answers that never vary."""
+OPTIONS = {"gtol": 1e-3, "ftol": 1e-11, "eps": 1e-6, "maxfun": 5000}
 
 Numbers = dict[str, Any]
 
@@ -222,11 +224,13 @@ class _Model:
         """Maximise the likelihood; errors come from its curvature in all parameters."""
         spreads = [*groups, *([integrate] if integrate else [])]
         start = np.concatenate([self._plain(), np.full(len(spreads), 0.7)])
-        found = minimize(lambda at: -self.log_likelihood(at), start, method="BFGS", options=OPTIONS)
+        bounds = [(-WIDEST, WIDEST)] * self.width + [(0.0, WIDEST)] * len(spreads)
+        found = minimize(lambda at: -self.log_likelihood(at), start, method="L-BFGS-B", bounds=bounds, options=OPTIONS)
         best = found.x.copy()
-        best[self.width :] = np.abs(best[self.width :])
-        for place in range(self.width, len(best)):
-            best[place] = 0.0 if best[place] < TINY else best[place]
+        if np.abs(best).max() > 0.99 * WIDEST:
+            name = [*columns, *spreads][int(np.abs(best).argmax())]
+            raise InputError(f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)")
+        best[self.width :] = np.where(best[self.width :] < TINY, 0.0, best[self.width :])
         error = self._errors(best)
         where = f"{integrate} by quadrature ({len(self.grid[0])} points)" if integrate else ""
         laplace = f"{', '.join(groups)} by Laplace" if groups else ""
