@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, learn, judge, papers  # isort: skip
+from serkit.cli import recognise, corpora, learn, judge, papers, statistics  # isort: skip
 
-__all__ = ["app", "corpora", "judge", "learn", "main", "papers", "recognise"]
+__all__ = ["app", "corpora", "judge", "learn", "main", "papers", "recognise", "statistics"]
