@@ -7,14 +7,9 @@ from typing import Any
 
 from serkit.evaluation.compare import FEWEST_SEEDS, LEVEL
 from serkit.evaluation.report import FEW_SPEAKERS
-from serkit.evaluation.wording import write_words
+from serkit.evaluation.wording import write_p, write_words
 
 Numbers = Mapping[str, Any]
-
-
-def write_p(p: float | None) -> str:
-    """Return a p-value for people: three decimals, ``< 0.001`` below, ``-`` where there is none."""
-    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def format_pair(pair: Numbers) -> str:
