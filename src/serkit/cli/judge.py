@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,15 @@ import typer
 
 from serkit.cli.app import Root, app, cache_folder, split_pair
 from serkit.progress import show_steps
+
+
+class Metric(StrEnum):
+    """What ``serkit matrix`` shows."""
+
+    uar = "uar"
+    accuracy = "accuracy"
+    f1_macro = "f1_macro"
+    f1_weighted = "f1_weighted"
 
 
 @app.command()
