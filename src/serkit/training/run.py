@@ -58,7 +58,7 @@ def train(
     """
     folder = Path(folder)
     step = step if leads() else no_steps
-    begun = any(folder.glob("*/*.safetensors"))  # nothing is lost where nothing was trained
+    begun = any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
     if begun and (folder / "recipe.toml").exists() and not holds_recipe(folder, recipe):
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
