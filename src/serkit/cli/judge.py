@@ -13,7 +13,7 @@ from serkit.progress import show_steps
 
 
 class Metric(StrEnum):
-    """What ``serkit compare`` compares."""
+    """What ``serkit matrix`` shows."""
 
     uar = "uar"
     accuracy = "accuracy"
@@ -70,15 +70,29 @@ def matrix(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="run folders; each is compared with the first")],
-    metric: Annotated[Metric, typer.Option(help="what to compare")] = Metric.uar,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="uar (default), accuracy, text.wer, arousal.ccc, ...; repeatable; or all")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="every pair, not only against the first")] = False,
+    mixed: Annotated[bool, typer.Option(help="add a mixed model: odds of being right, of all runs at once")] = False,
+    difference: Annotated[float, typer.Option(min=0, help="that would matter: how likely it was to be seen")] = 0.02,
+    output: Annotated[Path | None, typer.Option("--json", help="file for all numbers")] = None,
 ) -> None:
-    """Compare runs on the same test utterances: paired bootstrap over speakers, one line per pair."""
-    from serkit.evaluation.compare import compare_folders, format_pair
+    """Judge runs on the same test utterances: difference, interval, tests, and what could have been seen."""
+    from serkit.data.files import write_json
+    from serkit.evaluation.compare import compare_folders, mix_folders
+    from serkit.evaluation.verdict import format_mixed, format_pair
 
-    pairs = compare_folders(runs, metric.value)
+    pairs = compare_folders(runs, metric or ["uar"], every=every, matters=difference)
     for pair in pairs:
         typer.echo(format_pair(pair))
-    for method in dict.fromkeys(pair["method"] for pair in pairs):
+    model = mix_folders(runs) if mixed else None
+    if model is not None:
+        typer.echo(format_mixed(model))
+    if output is not None:
+        write_json(output, {"pairs": pairs, "mixed": model})
+    methods = [text for pair in pairs for text in (pair["method"], pair["permutation"]["method"])]
+    for method in dict.fromkeys([*methods, *([model["method"]] if model else [])]):
         typer.echo(f"method: {method}", err=True)
 
 

@@ -341,6 +341,12 @@ def begin(module: nn.Module, init: str) -> None:
             nn.init.zeros_(part.bias)
 
 
+def parameters_behind_pooling(head: Ensemble) -> list[nn.Parameter]:
+    """Return the parameters of batch normalisation and linear maps behind the pooling, of all members."""
+    members: list[Any] = list(head.heads)
+    return [weight for member in members for weight in member.decide.parameters()]
+
+
 def layer_weights(head: Ensemble) -> list[list[float]]:
     """Return the weights of the layers ``(N,)`` of each stream, averaged over members; empty for unmixed streams."""
     members: list[Any] = list(head.heads)

@@ -170,7 +170,8 @@ class Windows:
     def max(self, x: Tensor) -> Tensor:
         """Return the largest values of each segment, 0 where it has no frames; the shape is that of :meth:`sum`."""
         best = self._groups(x, -torch.inf).amax(-1)
-        best = nn.functional.max_pool1d(best, 2 * self.radius + 1, 1, self.radius)
+        width = (1, 2 * self.radius + 1)
+        best = nn.functional.max_pool2d(best[:, :, None], width, 1, (0, self.radius))[:, :, 0]  # 1d: no dynamic export
         return torch.where(best == -torch.inf, 0.0, best).transpose(1, 2).flatten(0, 1)
 
     def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

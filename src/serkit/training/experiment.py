@@ -13,8 +13,8 @@ from serkit.data.files import write_text
 from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
 from serkit.progress import Step, no_steps
-from serkit.training.recipe import Recipe, dump_recipe, load_variants
-from serkit.training.run import as_trained, read_provenance, train
+from serkit.training.recipe import Recipe, load_variants
+from serkit.training.run import holds_recipe, read_provenance, train
 from serkit.training.transfer import evaluate_on, read_test
 
 
@@ -29,9 +29,7 @@ class PlannedRun:
     @property
     def trained(self) -> bool:
         """Whether the folder holds the predictions of just this recipe."""
-        recorded = self.folder / "recipe.toml"
-        same = recorded.is_file() and recorded.read_text(encoding="utf-8") == dump_recipe(as_trained(self.recipe))
-        return same and (self.folder / "predictions.parquet").is_file()
+        return holds_recipe(self.folder, self.recipe) and (self.folder / "predictions.parquet").is_file()
 
     @property
     def tests(self) -> list[str]:
@@ -96,9 +94,10 @@ def run_all(
 
 
 def write_runs(runs: Sequence[PlannedRun], folder: str | Path) -> Path:
-    """Write ``runs.csv``: the folder of every judged run, what it was tested on, and its factors; return the file.
+    """Write ``runs.csv``: the folder of every judged run, its factors, and what it was tested on; return the file.
 
-    It is what ``serkit anova`` takes; ``test`` is "folds" for the run's own folds.
+    It is what ``serkit anova`` takes. ``test`` names the run's own corpora where its folds test them ("folds" where
+    they have no names).
     """
     factors = list(dict.fromkeys(factor for run in runs for factor in run.levels))
     text = io.StringIO()
@@ -108,7 +107,8 @@ def write_runs(runs: Sequence[PlannedRun], folder: str | Path) -> Path:
         relative = run.folder.relative_to(folder)
         for test in ("", *run.tests):
             place = relative / "on" / test if test else relative
-            table.writerow([place.as_posix(), *(run.levels.get(factor, "") for factor in factors), test or "folds"])
+            tested = test or "+".join(run.recipe.data.corpora) or "folds"
+            table.writerow([place.as_posix(), *(run.levels.get(factor, "") for factor in factors), tested])
     path = Path(folder) / "runs.csv"
     write_text(path, text.getvalue())
     return path

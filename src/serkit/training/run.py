@@ -31,7 +31,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.augment.registry import Registered, list_registered, restore_registered
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
-from serkit.training.recipe import Recipe, dump_recipe
+from serkit.training.recipe import Recipe, dump_recipe, load_recipe
 from serkit.training.recordings import Recordings
 from serkit.training.tuning import prepare_encoder
 from serkit.training.waveforms import WaveformStore, store_waveforms
@@ -58,10 +58,8 @@ def train(
     """
     folder = Path(folder)
     step = step if leads() else no_steps
-    resolved = dump_recipe(as_trained(recipe))
-    recorded = folder / "recipe.toml"
-    begun = recorded.exists() and any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
-    if begun and recorded.read_text(encoding="utf-8") != resolved:
+    begun = any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
+    if begun and (folder / "recipe.toml").exists() and not holds_recipe(folder, recipe):
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
     work = list_work(recipe, manifest)
@@ -72,7 +70,7 @@ def train(
     material = load(recipe, manifest, stored, device)
     if leads():
         (folder / "models").mkdir(parents=True, exist_ok=True)
-        write_text(recorded, resolved)
+        write_text(folder / "recipe.toml", dump_recipe(as_trained(recipe)))
         write_json(folder / "provenance.json", _provenance(material, [fold for _, fold in work]))
     trained = _train_folds(material, stored, pending, folder, 1 if device == "cuda" else workers or count_cores())
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
@@ -105,8 +103,17 @@ def is_trained(folder: Path, seed: int, fold: Fold) -> bool:
 
 
 def as_trained(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` without what does not change the models: on which corpora they are tested, what is searched."""
+    """Return ``recipe`` without what does not change the models: later tests on other corpora, and searches."""
     return recipe.model_copy(update={"tests": None, "search": None})
+
+
+def holds_recipe(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run folder was made by ``recipe``; options that did not exist then have their defaults."""
+    recorded = folder / "recipe.toml"
+    try:
+        return recorded.is_file() and as_trained(load_recipe(recorded)) == as_trained(recipe)
+    except InputError:
+        return False
 
 
 Stored = list[Encoded] | WaveformStore
