@@ -492,7 +492,7 @@ def test_compare_prints_one_line_a_pair(serkit, tmp_path):
     first, second = judged(tmp_path / "a", wrong=6), judged(tmp_path / "b", wrong=2)
     result = serkit("compare", first, second, first, "--metric", "accuracy")
     assert result.code == 0, result.err
-    better, same = result.out.splitlines()
+    better, same = (line for line in result.out.splitlines() if not line.startswith(" "))
     assert f"{second} 0.917, {first} 0.750: accuracy differs by +0.167 (95 % interval" in better
     assert "no difference shown: the interval contains 0" in same
     assert "paired" in result.err

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from serkit.errors import InputError
-from serkit.evaluation.compare import compare_folders, compare_runs, format_pair
+from serkit.evaluation.compare import compare_folders, compare_runs
 from serkit.evaluation.metrics import accuracy, uar
 from serkit.evaluation.stats import bootstrap
+from serkit.evaluation.verdict import format_pair
 
 CLASSES = ["happy", "sad"]
 
@@ -130,7 +131,7 @@ def test_runs_on_different_tests_are_refused(change, message):
 
 def test_bad_arguments_are_refused():
     table = create_run(draw(speakers=3, each=4)[0])
-    with pytest.raises(InputError, match="metric must be one of uar"):
+    with pytest.raises(InputError, match="no metric 'ua': did you mean 'uar'"):
         compare_runs(table, table, "ua")
     again = table.with_columns(seed=pl.lit(1, pl.Int64), speaker=pl.lit("other"))
     with pytest.raises(InputError, match="more than one truth or speaker"):
@@ -150,13 +151,13 @@ def test_folders_are_compared_with_the_first(tmp_path):
     a, b, c = write_runs(tmp_path)
     better, same = compare_folders([a, b, c])
     assert (better["base"], better["run"], same["run"]) == (str(a), str(b), str(c))
-    line = format_pair(better)
-    assert line.count("\n") == 0 and f"{b} {better['b']['value']:.3f}, {a} {better['a']['value']:.3f}" in line
+    line, *details = format_pair(better).split("\n")
+    assert len(details) == 3 and f"{b} {better['b']['value']:.3f}, {a} {better['a']['value']:.3f}" in line
     assert f"{better['difference']:+.3f} (95 % interval {better['low']:+.3f} to {better['high']:+.3f}" in line
-    assert f"{a} speakers shared: not recorded, {b} speakers shared: 0" in line
-    assert line.endswith(f"{b} is higher: the interval lies above 0")
-    assert format_pair(compare_folders([b, a])[0]).endswith(f"{a} is lower: the interval lies below 0")
-    assert format_pair(same).endswith("no difference shown: the interval contains 0")
+    assert f"{a} speakers shared: not recorded, {b} speakers shared: 0" in details[0]
+    assert f"{b} is higher (better): the interval lies above 0, p " in line
+    assert f"{a} is lower (worse): the interval lies below 0, p " in format_pair(compare_folders([b, a])[0])
+    assert "no difference shown: the interval contains 0 (and excludes differences larger than 0.000)" in format_pair(same)
 
 
 def test_folders_name_what_is_wrong(tmp_path):
@@ -176,5 +177,5 @@ def test_folders_name_what_is_wrong(tmp_path):
 
 def test_few_speakers_are_mentioned():
     few = create_run(draw(speakers=3, each=4)[0])
-    pair = {"base": "a", "run": "b", "stamps": [None, None], **compare_runs(few, few)}
+    pair = {"base": "a", "run": "b", "stamps": [None, None], "protocol_differences": [], **compare_runs(few, few)}
     assert "few speakers: it is likely too narrow" in format_pair(pair)

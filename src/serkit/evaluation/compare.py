@@ -1,8 +1,9 @@
-"""Two runs on the same utterances: the difference of a metric with an interval that knows they are the same."""
+"""Runs on the same utterances: differences with intervals, tests, and how much could have been seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +11,106 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation.metrics import FROM_CONFUSION, Floats
-from serkit.evaluation.predictions import classes_of, distinguish_speakers, judged_rows, read_predictions
-from serkit.evaluation.report import FEW_SPEAKERS, read_provenance
-from serkit.evaluation.stats import RESAMPLES, Tally, figures, mean_over, over_seeds, tally_confusions
-from serkit.evaluation.wording import write_words
+from serkit.evaluation.measures import measure_of, measures_of
+from serkit.evaluation.metrics import Floats
+from serkit.evaluation.paired import Pair, discordant, pair_rows
+from serkit.evaluation.planning import plan_pair
+from serkit.evaluation.predictions import distinguish_speakers, read_predictions, test_rows
+from serkit.evaluation.report import read_provenance
+from serkit.evaluation.significance import (
+    PERMUTATIONS,
+    Test,
+    combine_dependent,
+    holm,
+    mann_whitney,
+    mcnemar,
+    permute_clusters,
+    t_paired,
+    t_welch,
+    wilcoxon,
+)
+from serkit.evaluation.stats import RESAMPLES, figures, mean_over, over_seeds
+from serkit.evaluation.systems import judge_systems
 
 ROUNDING = 1e-12
 """Means over seeds in another order differ by this little."""
+
+LEVEL = 0.05
+FEWEST_SEEDS = 5
+"""With fewer, a test over seeds cannot tell luck from difference: Wilcoxon's smallest p with 5 pairs is 0.06."""
+
+PROTOCOL = ("protocol", "stamp", "manifest_fingerprint", "folds")
+"""What provenance must agree on for a comparison of systems and not of protocols."""
 
 Numbers = dict[str, Any]
 
 
 def compare_runs(
-    table_a: pl.DataFrame, table_b: pl.DataFrame, metric: str = "uar", resamples: int = RESAMPLES, seed: int = 0
+    table_a: pl.DataFrame,
+    table_b: pl.DataFrame,
+    metric: str = "uar",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    matters: float = 0.02,
+    permutations: int = PERMUTATIONS,
 ) -> Numbers:
-    """Compare two predictions tables by a paired bootstrap over speakers; the result is ready for JSON.
+    """Compare two predictions tables by a metric of :data:`~serkit.evaluation.measures.MEASURES`, ready for JSON.
 
-    ``difference`` is b minus a of ``metric`` (``uar, accuracy, f1_macro, f1_weighted``), each a mean over its own
-    seeds, with the 95 % interval ``low`` to ``high``; ``below_zero`` is the share of resamples in which it is negative.
-    Every resample draws the same speakers for both runs and all seeds. ``a`` and ``b`` hold each run's ``value``,
-    ``sd_over_seeds`` and number of ``seeds``. Raises ``InputError`` naming the first utterance that only one table
-    judges, or that has another truth or speaker in the other. Efron & Tibshirani, An Introduction to the Bootstrap,
-    1993, ch. 8.
+    ``difference`` is b minus a, each a mean over its own seeds, with the 95 % interval ``low`` to ``high`` of a paired
+    bootstrap: every resample draws the same speakers for both runs and all seeds; ``below_zero`` is the share of
+    resamples in which it is negative (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8). ``a`` and
+    ``b`` hold each run's ``value``, ``sd_over_seeds`` and number of ``seeds``. ``p`` is that of ``permutation``
+    (:func:`~serkit.evaluation.significance.permute_clusters`, runs swapped for whole speakers). ``mcnemar`` counts the
+    utterances that one run alone gets right (None for figures that do not count right answers), ``over_seeds`` tests
+    the seeds' values where both runs have five or more. ``power`` says what could have been seen, for a difference that
+    ``matters`` (:func:`~serkit.evaluation.planning.plan_pair`); ``verdict`` is ``higher``, ``lower`` or ``no difference
+    shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` naming
+    the first utterance that only one table judges, or that has another truth or speaker in the other.
     """
-    if metric not in FROM_CONFUSION:
-        raise InputError(f"metric must be one of {', '.join(FROM_CONFUSION)}, not {metric!r}")
-    runs = [distinguish_speakers(judged_rows(table)) for table in (table_a, table_b)]
-    of, seeds = _tally_pair(*runs)
-
-    def values(sums: Floats) -> list[Floats]:
-        return np.split(FROM_CONFUSION[metric](sums), [seeds], axis=-1)
+    measure = measure_of(metric)
+    pair = pair_rows(*(distinguish_speakers(test_rows(table)) for table in (table_a, table_b)), measure)
+    of = pair.of
 
     def difference(sums: Floats) -> Floats:
-        a, b = (mean_over(each, axis=-1) for each in values(sums))
+        a, b = (mean_over(each, axis=-1) for each in pair.values(sums))
         return (b - a)[..., None, None]
 
     draws = of.resample(resamples, seed)
-    a, b = (_side(each) for each in values(of.total))
+    a, b = (_side(each) for each in pair.values(of.total))
     made = figures(of, difference, [of.n], draws, f"paired; means over {a['seeds']} and {b['seeds']} seeds; ")[0]
+    if made.value is None or made.low is None or made.high is None:
+        raise InputError(f"{metric}: {made.reason}")
     drawn = difference(draws).ravel()
-    return {
+    drawn = drawn[~np.isnan(drawn)]
+    test = _permute(pair, permutations, seed)
+    found = {
         "metric": metric,
+        "lower_is_better": measure.lower_is_better,
         "a": a,
         "b": b,
         "difference": made.value,
         "low": made.low,
         "high": made.high,
-        "below_zero": float((drawn[~np.isnan(drawn)] < -ROUNDING).mean()),
+        "below_zero": float((drawn < -ROUNDING).mean()),
         "n": of.n,
+        "left_out": pair.left_out,
         "speakers": of.speakers,
         "method": made.method,
+        "p": test.p,
+        "permutation": test.as_dict(),
+        "mcnemar": _mcnemar(pair),
+        "over_seeds": _over_seeds(pair),
+        "power": plan_pair(pair, float(drawn.std(ddof=1)), matters),
     }
+    return {**found, "verdict": judge_difference(found)}
+
+
+def judge_difference(found: Mapping[str, Any]) -> str:
+    """Return ``higher`` or ``lower`` where the interval leaves out 0 and p (Holm's, if there is one) is below 0.05."""
+    p = found.get("p_holm", found["p"])
+    if p is None or p >= LEVEL or found["low"] <= 0 <= found["high"]:
+        return "no difference shown"
+    return "higher" if found["low"] > 0 else "lower"
 
 
 def _side(values: Floats) -> Numbers:
@@ -69,93 +118,111 @@ def _side(values: Floats) -> Numbers:
     return {"value": value, "sd_over_seeds": sd, "seeds": len(values)}
 
 
-def _tally_pair(a: pl.DataFrame, b: pl.DataFrame) -> tuple[Tally, int]:
-    """Return the confusions of both runs as if they were seeds, a's first, and how many of them are a's."""
-    classes, others = classes_of(a), classes_of(b)
-    if set(classes) != set(others):
-        raise InputError(f"the runs have different classes: {', '.join(classes)} and {', '.join(others)}")
-    _check_same(_facts(a), _facts(b))
-    seeds = a["seed"].n_unique()
-    keep = ["id", "speaker", "truth", "prediction", pl.col("seed").rank("dense").cast(pl.Int64)]
-    rows = pl.concat([a.select(keep), b.select(keep).with_columns(pl.col("seed") + seeds)])
-    columns = (rows[name].to_list() for name in ("id", "speaker", "seed"))
-    of = tally_confusions(rows["truth"].to_list(), rows["prediction"].to_list(), classes, *columns)
-    return of, seeds
+def _permute(pair: Pair, permutations: int, seed: int) -> Test:
+    """Swap runs; with several seeds, figures of sums averaged over them, as runs may differ in their number."""
+    sums = pair.of.sums
+    sides = sums[:, : pair.split].mean(axis=1), sums[:, pair.split :].mean(axis=1)
+    return permute_clusters(*sides, pair.measure.value, pair.of.repeats, permutations, seed)
 
 
-def _facts(rows: pl.DataFrame) -> dict[str, tuple[str, str | None]]:
-    """Return truth and speaker of every utterance."""
-    facts: dict[str, tuple[str, str | None]] = {}
-    for id, truth, speaker in rows.select("id", "truth", "speaker").unique(maintain_order=True).iter_rows():
-        if id in facts:
-            raise InputError(f"utterance {id!r} has more than one truth or speaker in one run")
-        facts[id] = truth, speaker
-    return facts
+def _mcnemar(pair: Pair) -> Numbers | None:
+    """Test every pair of seeds; their p-values depend on each other, as they share the utterances."""
+    if pair.measure.task not in (None, "speaker", "gender"):
+        return None
+    counts = discordant(pair)
+    each = [mcnemar(*both).p for both in counts]
+    only = np.mean(counts, axis=0).tolist()
+    several = f"; twice the median p of {len(each)} pairs of seeds" if len(each) > 1 else ""
+    method = f"McNemar, mid-p, utterances taken as independent{several}"
+    p = combine_dependent([value for value in each if value is not None])
+    return {"p": p, "only_a": only[0], "only_b": only[1], "each": each, "method": method}
 
 
-def _check_same(a: dict[str, tuple[str, str | None]], b: dict[str, tuple[str, str | None]]) -> None:
-    for here, there, which in ((a, b, "first"), (b, a, "second")):
-        alone = next((id for id in here if id not in there), None)
-        if alone is not None:
-            raise InputError(
-                f"only the {which} run judges utterance {alone!r}: compare runs on the same test utterances"
-            )
-    for id, (truth, speaker) in a.items():
-        if b[id] != (truth, speaker):
-            said = " and ".join(f"{name} of speaker {who or 'unknown'}" for name, who in (a[id], b[id]))
-            raise InputError(f"the runs differ about utterance {id!r}: {said}")
+def _over_seeds(pair: Pair) -> Numbers | None:
+    """Test the values of seeds: whether training luck explains the difference on these utterances."""
+    a, b = (values[~np.isnan(values)] for values in pair.values(pair.of.total))
+    if min(len(a), len(b)) < FEWEST_SEEDS:
+        return None
+    tests = {"welch": t_welch(a, b), "mann_whitney": mann_whitney(a, b)}
+    if pair.same_seeds and len(a) == len(b):
+        tests |= {"paired": t_paired(a, b), "wilcoxon": wilcoxon(a, b)}
+    return {name: test.as_dict() for name, test in tests.items()}
 
 
 def compare_folders(
-    folders: Sequence[str | Path], metric: str = "uar", resamples: int = RESAMPLES, seed: int = 0
+    folders: Sequence[str | Path],
+    metric: str | Sequence[str] = "uar",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    every: bool = False,
+    matters: float = 0.02,
 ) -> list[Numbers]:
-    """Compare every run folder with the first one: :func:`compare_runs` with ``run``, ``base`` and their ``stamp`` s.
+    """Compare run folders with the first one, or with ``every`` other: :func:`compare_runs` for each pair and metric.
 
-    Raises ``InputError`` naming the folder, and for fewer than two of them.
+    ``metric`` is one or several, or ``all`` that every run has. Each result also names ``run`` and ``base``, their
+    ``stamps``, the ``protocol_differences`` of what provenance records, and ``p_holm``: p adjusted for all pairs and
+    metrics compared here (``comparisons`` of them), on which its ``verdict`` rests. Raises ``InputError`` naming the
+    folder, and for fewer than two of them.
     """
     if len(folders) < 2:
         raise InputError("name two run folders or more: each is compared with the first")
     runs = [(str(folder), *_read(Path(folder))) for folder in folders]
-    base, table, stamp = runs[0]
+    pairs = list(combinations(runs, 2)) if every else [(runs[0], other) for other in runs[1:]]
     made = []
-    for name, other, other_stamp in runs[1:]:
-        try:
-            compared = compare_runs(table, other, metric, resamples, seed)
-        except InputError as error:
-            raise InputError(f"{base} and {name}: {error}") from error
-        made.append({"base": base, "run": name, "stamps": [stamp, other_stamp], **compared})
+    for name in _metrics(metric, [table for _, table, _ in runs]):
+        for (base, table, origin), (run, other, other_origin) in pairs:
+            try:
+                compared = compare_runs(table, other, name, resamples, seed, matters)
+            except InputError as error:
+                raise InputError(f"{base} and {run}: {error}") from error
+            stamps = [origin.get("stamp"), other_origin.get("stamp")]
+            apart = _protocol_differences(origin, other_origin)
+            made.append({"base": base, "run": run, "stamps": stamps, "protocol_differences": apart, **compared})
+    for found, p in zip(made, holm([found["p"] for found in made]), strict=True):
+        found |= {"p_holm": p, "comparisons": len(made)}
+        found["verdict"] = judge_difference(found)
     return made
 
 
-def _read(folder: Path) -> tuple[pl.DataFrame, Any]:
+def _metrics(metric: str | Sequence[str], tables: list[pl.DataFrame]) -> list[str]:
+    names = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
+    if "all" not in names:
+        return [measure_of(name).name for name in names]
+    return [name for name in measures_of(tables[0]) if all(name in measures_of(table) for table in tables[1:])]
+
+
+def _protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return in words where the records of two runs say that they were trained or tested differently."""
+    apart = []
+    for key in PROTOCOL:
+        one, two = a.get(key), b.get(key)
+        if one is None or two is None or one == two:
+            continue
+        shown = f"{len(one)} and {len(two)}, or of other sizes" if key == "folds" else f"{one} and {two}"
+        apart.append(f"{key.replace('_', ' ')}: {shown}")
+    return apart
+
+
+def mix_folders(folders: Sequence[str | Path]) -> Numbers:
+    """Fit one mixed model of being right to the emotions that run folders recognise, the first one being the base.
+
+    Returns what :func:`~serkit.evaluation.systems.judge_systems` does. Raises ``InputError`` for runs on different
+    utterances.
+    """
+    tables = {str(folder): distinguish_speakers(_read(Path(folder))[0]) for folder in folders}
+    base, *others = tables
+    for other in others:
+        try:
+            pair_rows(tables[base], tables[other], measure_of("accuracy"))
+        except InputError as error:
+            raise InputError(f"{base} and {other}: {error}") from error
+    return judge_systems(tables)
+
+
+def _read(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     path = folder / "predictions.parquet"
     try:
-        rows = judged_rows(read_predictions(path))
+        rows = test_rows(read_predictions(path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    return rows, read_provenance(folder / "provenance.json").get("stamp")
-
-
-def format_pair(pair: Mapping[str, Any]) -> str:
-    """Return one line on a pair of :func:`compare_folders`: figures, difference with interval, what that shows."""
-    stamps = [write_words(stamp, missing="speakers shared: not recorded") for stamp in pair["stamps"]]
-    stamp = stamps[0] if stamps[0] == stamps[1] else f"{pair['base']} {stamps[0]}, {pair['run']} {stamps[1]}"
-    return (
-        f"{pair['run']} {pair['b']['value']:.3f}, {pair['base']} {pair['a']['value']:.3f}: "
-        f"{pair['metric']} differs by {pair['difference']:+.3f} (95 % interval {pair['low']:+.3f} to "
-        f"{pair['high']:+.3f}, {pair['below_zero']:.1%} of resamples below 0), n {pair['n']}, "
-        f"{pair['speakers']} speakers; {stamp}; {say_difference(pair)}"
-    )
-
-
-def say_difference(pair: Mapping[str, Any]) -> str:
-    """Return in words what the interval of :func:`compare_runs` shows, and how far it can be trusted."""
-    name = pair.get("run", "the second run")
-    if pair["low"] > 0:
-        said = f"{name} is higher: the interval lies above 0"
-    elif pair["high"] < 0:
-        said = f"{name} is lower: the interval lies below 0"
-    else:
-        said = "no difference shown: the interval contains 0"
-    few = pair["speakers"] < FEW_SPEAKERS
-    return said + (" (few speakers: it is likely too narrow)" if few else "")
+    return rows, read_provenance(folder / "provenance.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.errors import missing_extra
-from serkit.evaluation.wording import write_interval, write_number, write_remarks, write_words
+from serkit.evaluation.wording import write_chance, write_interval, write_number, write_p, write_remarks, write_words
 
 EXPRESSED = (
     "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
@@ -57,6 +57,8 @@ def render_page(report: Mapping[str, Any]) -> str:
         span=partial(write_interval, missing=MISSING),
         words=partial(write_words, missing=MISSING),
         remarks=write_remarks,
+        chance=write_chance,
+        p=write_p,
     )
     drawn = {}
     if report["metrics"]:

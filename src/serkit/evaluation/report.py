@@ -16,6 +16,7 @@ import polars as pl
 from serkit.data.files import write_json, write_text
 from serkit.errors import InputError
 from serkit.evaluation import calibration
+from serkit.evaluation.fairness import judge_fairness
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, encode, precisions, recalls
 from serkit.evaluation.page import EXPRESSED, render_page
 from serkit.evaluation.predictions import (
@@ -40,7 +41,14 @@ from serkit.evaluation.stats import (
     tally_confusions,
 )
 from serkit.evaluation.tasks import judge_tasks
-from serkit.evaluation.wording import write_columns, write_interval, write_number, write_task, write_words
+from serkit.evaluation.wording import (
+    write_columns,
+    write_fairness,
+    write_interval,
+    write_number,
+    write_task,
+    write_words,
+)
 
 FEW_SPEAKERS = 10
 
@@ -56,8 +64,9 @@ def create_report(
     ``provenance`` says where it comes from (``recipe, protocol, stamp, encoder, ...``). Scores are fractions in [0, 1].
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
     utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. ``tasks`` holds what
-    was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`); where no classes were learned (the table
-    has no ``prediction``) there is nothing else but counts. A figure that does not exist is null, with its ``reason``.
+    was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`), ``fairness`` how genders and speakers are
+    served (:func:`~serkit.evaluation.fairness.judge_fairness`). Where no classes were learned (the table has no
+    ``prediction``) there are ``tasks`` and counts alone. A figure that does not exist is null, with its ``reason``.
     Raises ``InputError`` naming the column or utterance that is unsound.
     """
     if not has_classes(table):
@@ -81,6 +90,7 @@ def create_report(
         "folds": _folds(rows, classes, resamples, seed),
         "classes": _classes(pooled, draws, classes),
         "groups": {name: _groups(rows, name, judge) for name in ("gender", "speaker", "corpus")},
+        "fairness": judge_fairness(rows, classes, resamples, seed),
         "confusion": _confusion(pooled, classes),
         "calibration": _calibration(rows, classes, resamples, seed),
         "tasks": judge_tasks(rows, resamples, seed),
@@ -157,6 +167,8 @@ def format_summary(report: Mapping[str, Any]) -> str:
         lines += _summarise_classes(report)
     if report["tasks"]:
         lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
+    if report["metrics"]:
+        lines += ["", *write_fairness(report["fairness"], missing="-")]
     lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
     return "\n".join(lines)
 

@@ -29,6 +29,8 @@ TASKS = {
 }
 RATINGS = ("ccc", "mae", "mse")
 """Figures: error rates of words and characters, accuracy and UAR; of ratings CCC, mean absolute and square error."""
+AFFECT = ("arousal", "valence", "dominance")
+"""The ratings that manifests have of themselves; a run may have learned any others."""
 ABSENT = {
     "text": "no test utterance has a transcript",
     "speaker": "no test speaker was among the training speakers",
@@ -68,12 +70,26 @@ def _ratings(rows: pl.DataFrame) -> list[str]:
     return list(dict.fromkeys(found[1] for found in named if found and found[1] not in TASKS))
 
 
-def _judge(rows: pl.DataFrame, task: str, judge: Callable[..., Numbers], resamples: int, seed: int) -> Numbers:
+def answered_rows(rows: pl.DataFrame, task: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return the rows of ``task`` that can be judged, those without a reference, and those without an answer.
+
+    Each has ``id, fold, seed, speaker, truth, prediction`` and ``p_<name>`` of the task. Raises ``InputError`` for
+    columns of the wrong type, probabilities that are none, and ratings that are not finite.
+    """
     rows = _cast(rows, task)
     lacking = rows.filter(pl.col("truth").is_null())
     rows = rows.filter(pl.col("truth").is_not_null())
     answered = pl.col("prediction").is_not_null() & _is_choice(rows, task)
     silent, rows = rows.filter(~answered), rows.filter(answered)
+    if task not in TASKS:
+        unsound = rows.filter(~(pl.col("truth").is_finite() & pl.col("prediction").is_finite()))
+        if unsound.height:
+            raise InputError(f"predictions: {task} of utterance {unsound['id'][0]!r} is not finite")
+    return rows, lacking, silent
+
+
+def _judge(rows: pl.DataFrame, task: str, judge: Callable[..., Numbers], resamples: int, seed: int) -> Numbers:
+    rows, lacking, silent = answered_rows(rows, task)
     made: Numbers = {
         "n": rows["id"].n_unique(),
         "without_truth": lacking["id"].n_unique(),
@@ -199,32 +215,39 @@ def _judge_classes(rows: pl.DataFrame, task: str, resamples: int, seed: int) -> 
 
 
 def _class_recall(rows: pl.DataFrame, right: Floats, resamples: int, seed: int) -> Numbers:
-    """Return the UAR from hits and utterances of every class: confusions of many classes would not fit in memory."""
+    return _Sums(rows, *hits_by_class(rows, right), resamples, seed).figure(recall_of_hits)
+
+
+def hits_by_class(rows: pl.DataFrame, right: Floats) -> tuple[sparse.csr_array, tuple[int, ...]]:
+    """Return hits and utterances of every true class (n, 2K): confusions of many classes would not fit in memory."""
     _, code = np.unique(rows["truth"].to_list(), return_inverse=True)
     size, each = int(code.max()) + 1, np.arange(len(code))
     where = np.tile(each, 2), np.concatenate([code, code + size])
-    statistics = sparse.csr_array((np.concatenate([right, np.ones_like(right)]), where), shape=(len(code), 2 * size))
-    sums = _Sums(rows, statistics, (2, size), resamples, seed)
-    return sums.figure(lambda sums: mean_over(ratio(sums[..., 0, :], sums[..., 1, :]), axis=-1))
+    shape = (len(code), 2 * size)
+    return sparse.csr_array((np.concatenate([right, np.ones_like(right)]), where), shape=shape), (2, size)
+
+
+def recall_of_hits(sums: Floats) -> Floats:
+    """Return the mean over classes of hits over utterances, from summed :func:`hits_by_class` (..., 2, K): (...)."""
+    return mean_over(ratio(sums[..., 0, :], sums[..., 1, :]), axis=-1)
 
 
 def _speaker_recall(rows: pl.DataFrame, right: Floats, resamples: int, seed: int) -> Numbers:
-    """Return the UAR over speakers; a speaker who is drawn twice counts twice.
+    return _Sums(rows, *hits_by_speaker(rows, right), resamples, seed).figure(mean_of_sums)
+
+
+def hits_by_speaker(rows: pl.DataFrame, right: Floats) -> tuple[Floats, tuple[int, ...]]:
+    """Return hits and utterances (n, 2) for the UAR over speakers: a speaker who is drawn twice counts twice.
 
     Taken class by class, one drawn twice would count once: that is an average over a subset drawn without replacement,
     and its interval is a quarter too narrow. So every speaker's utterances have the same weight in sum.
     """
     size = rows.select(pl.len().over("truth", "seed")).to_series().to_numpy().astype(np.float64)
-    sums = _Sums(rows, np.stack([right / size, 1 / size], axis=1), (2,), resamples, seed)
-    return sums.figure(mean_of_sums)
+    return np.stack([right / size, 1 / size], axis=1), (2,)
 
 
 def _judge_affect(rows: pl.DataFrame, task: str, resamples: int, seed: int) -> Numbers:
     truth, prediction = rows["truth"].to_numpy(), rows["prediction"].to_numpy()
-    unsound = ~(np.isfinite(truth) & np.isfinite(prediction))
-    if unsound.any():
-        where = rows["id"][int(np.flatnonzero(unsound)[0])]
-        raise InputError(f"predictions: {task} of utterance {where!r} is not finite")
     sums = _Sums(rows, moments(truth, prediction), (7,), resamples, seed)
     of_sums = (ccc_of_sums, mae_of_sums, mse_of_sums)
     return {"metrics": {name: sums.figure(metric) for name, metric in zip(RATINGS, of_sums, strict=True)}}

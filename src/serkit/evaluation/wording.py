@@ -69,3 +69,42 @@ def write_remarks(task: Mapping[str, Any]) -> list[str]:
         means = ", ".join(f"{name} {made['value']:.3f}" for name, made in folds["mean"].items())
         remarks.append(f"mean of {folds['count']} folds (not pooled): {means}")
     return remarks
+
+
+def write_p(p: float | None) -> str:
+    """Return a p-value for people: three decimals, ``< 0.001`` below, ``-`` where there is none."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def write_fairness(fairness: Mapping[str, Any], *, missing: str) -> list[str]:
+    """Return lines on gaps between genders, on who is served worst, and on speakers that are hardly served."""
+
+    def show(made: Mapping[str, Any]) -> str:
+        return f"{write_number(made['value'], missing=missing)} ({write_interval(made, missing=missing)})"
+
+    gender, speaker = fairness["gender"], fairness["speaker"]
+    if "groups" not in gender:
+        lines = [f"fairness: {gender['reason']}"]
+    else:
+        groups, gap, largest = gender["groups"], gender["uar_gap"], gender["opportunity_gap"]
+        each = ", ".join(f"{name} {made['uar']['value']:.3f}" for name, made in groups.items())
+        recall = ", ".join(f"{name} {made['recall'][largest['class']]['value']:.3f}" for name, made in groups.items())
+        lines = [
+            f"fairness: uar {each}: gap {show(gap)}{write_chance(gap)}",
+            f"largest gap in recall: {largest['class']}, {recall}: {show(largest)}{write_chance(largest)}",
+            f"lowest: uar of {gender['worst']['group']} {show(gender['worst'])}; recall of "
+            f"{gender['worst_recall']['class']}, {gender['worst_recall']['group']} {show(gender['worst_recall'])}",
+        ]
+    if speaker is not None:
+        shares = [
+            f"{len(speaker[key]['speakers'])} of {speaker['count']} below {text} ({speaker[key]['bound']:.3f})"
+            for key, text in (("below_chance", "chance"), ("below_half", "half of their mean"))
+        ]
+        worst = speaker["worst"]
+        lines.append(f"speakers: lowest uar {worst['speaker']} {show(worst)}, {', '.join(shares)}")
+    return [*lines, *(f"note: {note}" for note in fairness["notes"])]
+
+
+def write_chance(gap: Mapping[str, Any]) -> str:
+    """Return how a gap compares with what dealing the genders at random gives."""
+    return f", p {write_p(gap['p'])}, by chance up to {gap['by_chance']:.3f}" if "p" in gap else ""

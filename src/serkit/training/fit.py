@@ -104,7 +104,7 @@ def fit(
     if options.optimizer == "lbfgs":
         return _fit_convex(head, train, dev, options)
     optimizer = _create_optimizer(head, options)
-    steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    steps_per_epoch = math.ceil(train.examples / options.batch_size)
     state = Progress(folder, head.state_dict, head.load_state_dict, optimizer, options.checkpoint_seconds)
     state.resume()
     while state.epoch < options.epochs and not (0 < options.patience <= state.stale):
@@ -113,12 +113,12 @@ def fit(
         torch.manual_seed(seed * 100_003 + epoch)
         head.train()
         losses = []
-        for number, rows in enumerate(np.array_split(rng.permutation(len(train)), steps_per_epoch)):
+        for number, part in enumerate(np.array_split(rng.permutation(train.examples), steps_per_epoch)):
             factor = schedule_factor(options, epoch * steps_per_epoch + number, options.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            scores = head.each(train.augmented_batch(rows.tolist(), rng, options.crop))
-            index = torch.from_numpy(rows)
+            scores = head.each(train.augmented_batch(part.tolist(), rng, options.crop))
+            index = torch.tensor(train.rows(part.tolist()))
             counts = train.weights[index]
             counts = counts / counts.mean() if options.balance == "count" else counts
             loss = _loss(scores, train.targets[index], counts, options.label_smoothing)

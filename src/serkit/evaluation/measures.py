@@ -1,0 +1,149 @@
+"""What can be compared: figures of emotion and of the tasks beside it, as functions of sums over utterances.
+
+Each :class:`Measure` turns rows into additive statistics and sums of those into its value, so that resampling and
+swapping whole speakers costs no second look at the utterances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from serkit.errors import InputError, nearest
+from serkit.evaluation.calibration import mean_of_sums
+from serkit.evaluation.metrics import (
+    FROM_CONFUSION,
+    Floats,
+    ccc_of_sums,
+    confusion_cells,
+    edit_counts,
+    mae_of_sums,
+    moments,
+    mse_of_sums,
+)
+from serkit.evaluation.predictions import classes_of
+from serkit.evaluation.stats import Metric
+from serkit.evaluation.tasks import (
+    AFFECT,
+    RATINGS,
+    TASKS,
+    answered_rows,
+    hits_by_class,
+    hits_by_speaker,
+    recall_of_hits,
+)
+
+Statistics = Floats | sparse.csr_array
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that runs are compared by.
+
+    ``statistics`` turns rows (n) with ``truth`` and ``prediction`` into additive statistics (n, M) and the shape that M
+    unfolds to; ``value`` turns sums of them (..., *shape) into the figure (...). ``task`` is None for emotion.
+    """
+
+    name: str
+    task: str | None
+    statistics: Callable[[pl.DataFrame], tuple[Statistics, tuple[int, ...]]]
+    value: Metric
+    lower_is_better: bool = False
+
+    def rows_of(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return id, seed, speaker, truth, prediction (and what else there is) of the utterances that it judges.
+
+        ``table`` holds judged rows; of a task beside emotion, rows without reference or answer are left out. Raises
+        ``InputError`` where the run has not learned the task.
+        """
+        if self.task is None:
+            if "prediction" not in table.columns:
+                raise InputError(f"{self.name}: the run has learned no classes: name a figure of what it has learned")
+            return table
+        if f"{self.task}_truth" not in table.columns:
+            raise InputError(f"{self.name}: the run has not learned the task {self.task!r}")
+        rows = answered_rows(table, self.task)[0]
+        if not rows.height:
+            raise InputError(f"{self.name}: no utterance has both a reference and an answer of the task {self.task!r}")
+        return rows
+
+
+def measure_of(name: str) -> Measure:
+    """Return the measure of that name: ``uar``, ``accuracy``, ... of emotion, ``text.wer``, ``arousal.ccc``, ...
+
+    Any other rating has ``<rating>.ccc``, ``.mae`` and ``.mse`` too.
+
+    Raises ``InputError`` with the nearest known name.
+
+    >>> measure_of("text.wer").lower_is_better
+    True
+    """
+    rating, _, figure = name.rpartition(".")
+    if name not in MEASURES and rating and rating not in TASKS and figure in RATINGS:
+        return Measure(name, rating, *_RATINGS[figure])
+    if name not in MEASURES:
+        raise InputError(f"no metric {name!r}{nearest(name, MEASURES)}")
+    return MEASURES[name]
+
+
+def measures_of(table: pl.DataFrame) -> list[str]:
+    """Return the names of all measures that a predictions table has columns for."""
+    return [name for name, each in MEASURES.items() if each.task is None or f"{each.task}_truth" in table.columns]
+
+
+def _confusions(rows: pl.DataFrame) -> tuple[Statistics, tuple[int, ...]]:
+    classes = classes_of(rows)
+    cells = confusion_cells(rows["truth"].to_list(), rows["prediction"].to_list(), classes)
+    return _one_hot(cells, len(classes) ** 2), (len(classes), len(classes))
+
+
+def _one_hot(places: np.ndarray, size: int) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(places)), (np.arange(len(places)), places)), shape=(len(places), size))
+
+
+def _edits(rows: pl.DataFrame, characters: bool) -> tuple[Statistics, tuple[int, ...]]:
+    return edit_counts(rows["truth"].to_list(), rows["prediction"].to_list(), characters).astype(np.float64), (2,)
+
+
+def _hits(rows: pl.DataFrame) -> tuple[Statistics, tuple[int, ...]]:
+    right = _right(rows)
+    return np.stack([right, np.ones_like(right)], axis=1), (2,)
+
+
+def _right(rows: pl.DataFrame) -> Floats:
+    return (rows["truth"] == rows["prediction"]).to_numpy().astype(np.float64)
+
+
+def _moments(rows: pl.DataFrame) -> tuple[Statistics, tuple[int, ...]]:
+    return moments(rows["truth"].to_numpy(), rows["prediction"].to_numpy()), (7,)
+
+
+def _task_measures() -> dict[str, Measure]:
+    makers: dict[tuple[str, str], tuple[Callable, Metric, bool]] = {
+        ("text", "wer"): (lambda rows: _edits(rows, False), mean_of_sums, True),
+        ("text", "cer"): (lambda rows: _edits(rows, True), mean_of_sums, True),
+        ("speaker", "accuracy"): (_hits, mean_of_sums, False),
+        ("speaker", "uar"): (lambda rows: hits_by_speaker(rows, _right(rows)), mean_of_sums, False),
+        ("gender", "accuracy"): (_hits, mean_of_sums, False),
+        ("gender", "uar"): (lambda rows: hits_by_class(rows, _right(rows)), recall_of_hits, False),
+    }
+    makers |= {(task, name): _RATINGS[name] for task in AFFECT for name in RATINGS}
+    return {f"{task}.{name}": Measure(f"{task}.{name}", task, *maker) for (task, name), maker in makers.items()}
+
+
+_RATINGS: dict[str, tuple[Callable, Metric, bool]] = {
+    "ccc": (_moments, ccc_of_sums, False),
+    "mae": (_moments, mae_of_sums, True),
+    "mse": (_moments, mse_of_sums, True),
+}
+
+
+MEASURES: dict[str, Measure] = {
+    **{name: Measure(name, None, _confusions, value) for name, value in FROM_CONFUSION.items()},
+    **_task_measures(),
+}
+"""Every measure by name; of emotion without prefix, of other tasks ``<task>.<figure>``."""
