@@ -157,7 +157,9 @@ def test_folders_are_compared_with_the_first(tmp_path):
     assert f"{a} speakers shared: not recorded, {b} speakers shared: 0" in details[0]
     assert f"{b} is higher (better): the interval lies above 0, p " in line
     assert f"{a} is lower (worse): the interval lies below 0, p " in format_pair(compare_folders([b, a])[0])
-    assert "no difference shown: the interval contains 0 (and excludes differences larger than 0.000)" in format_pair(same)
+    assert "no difference shown: the interval contains 0 (and excludes differences larger than 0.000)" in format_pair(
+        same
+    )
 
 
 def test_folders_name_what_is_wrong(tmp_path):

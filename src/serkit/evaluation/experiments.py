@@ -109,7 +109,12 @@ def judge_experiments(cells: Cells, kind: int = 2, pairs: str = "levels", equal:
         "effects": [effect.as_dict() for effect in analyse(cells, kind)],
         "pairs": [pair.as_dict() for pair in found],
         "cells": [
-            {"cell": cells.name(row), "mean": float(cells.mean[row]), "sd": float(cells.sd[row]), "n": int(cells.n[row])}
+            {
+                "cell": cells.name(row),
+                "mean": float(cells.mean[row]),
+                "sd": float(cells.sd[row]),
+                "n": int(cells.n[row]),
+            }
             for row in range(len(cells.n))
         ],
     }

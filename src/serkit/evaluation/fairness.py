@@ -97,9 +97,7 @@ def _count(rows: pl.DataFrame, classes: Sequence[str], groups: Sequence[str]) ->
     return _Units(sums, pairs[:, 0], np.array(n))
 
 
-def _judge_genders(
-    rows: pl.DataFrame, classes: Sequence[str], resamples: int, seed: int
-) -> tuple[Numbers, list[str]]:
+def _judge_genders(rows: pl.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> tuple[Numbers, list[str]]:
     known = rows.filter(pl.col("gender").is_not_null() & (pl.col("gender") != UNKNOWN))
     groups = sorted_names(known["gender"]) if known.height else []
     if len(groups) < 2:
@@ -114,7 +112,14 @@ def _judge_genders(
     speakers = [int((units.group == place).sum()) for place in range(len(groups))]
     clustered = known["speaker"].null_count() == 0
     draws = _values(units.draw(resamples, seed), shared) if clustered and min(speakers) > 1 else None
-    made = _Gaps(groups, [classes[place] for place in shared], speakers, units.n[:, [0, *(shared + 1)]], _values(total[None], shared)[0], draws)
+    made = _Gaps(
+        groups,
+        [classes[place] for place in shared],
+        speakers,
+        units.n[:, [0, *(shared + 1)]],
+        _values(total[None], shared)[0],
+        draws,
+    )
     chance = _deal(units, len(groups), shared, resamples, seed) if clustered and min(speakers) > 1 else None
     notes = []
     few = [f"{count} {name}" for name, count in zip(groups, speakers, strict=True) if count < FEW]
@@ -171,9 +176,17 @@ class _Gaps:
         }
 
     def _group(self, place: int) -> Numbers:
-        made = [self._figure(self.values[place, :, at], self._drawn(place, at), self.n[place, at]) for at in range(len(self.classes) + 1)]
+        made = [
+            self._figure(self.values[place, :, at], self._drawn(place, at), self.n[place, at])
+            for at in range(len(self.classes) + 1)
+        ]
         recall = {name: figure.as_dict() for name, figure in zip(self.classes, made[1:], strict=True)}
-        return {"n": int(self.n[place, 0]), "speakers": self.speakers[place], "uar": made[0].as_dict(), "recall": recall}
+        return {
+            "n": int(self.n[place, 0]),
+            "speakers": self.speakers[place],
+            "uar": made[0].as_dict(),
+            "recall": recall,
+        }
 
     def _drawn(self, place: int, at: int) -> Floats | None:
         return None if self.draws is None else self.draws[:, place, :, at]
@@ -183,7 +196,9 @@ class _Gaps:
         if high == low:  # all are equal: any pair says so
             high, low = 0, 1
         drawn = None if self.draws is None else self.draws[:, high, :, at] - self.draws[:, low, :, at]
-        made = self._figure(self.values[high, :, at] - self.values[low, :, at], drawn, self.n[high, at] + self.n[low, at])
+        made = self._figure(
+            self.values[high, :, at] - self.values[low, :, at], drawn, self.n[high, at] + self.n[low, at]
+        )
         return {"higher": self.groups[high], "lower": self.groups[low], **made.as_dict()}
 
     def _worst(self, means: Floats, columns: slice) -> Numbers:
@@ -258,7 +273,12 @@ def _judge_speaker(sums: Floats, n: int, classes: Sequence[str]) -> Numbers:
     reach = [float(np.sqrt(((recall[has] - bound) ** 2).sum())) / len(has) for bound in (low, high)]
     method = "intervals over the utterances of the speaker, not over speakers"
     figures = {
-        classes[place]: {"value": float(recall[place]), "low": float(a), "high": float(b), "n": round(float(counts[place]))}
+        classes[place]: {
+            "value": float(recall[place]),
+            "low": float(a),
+            "high": float(b),
+            "n": round(float(counts[place])),
+        }
         for place, a, b in zip(has, low, high, strict=True)
     }
     uar = Figure(value, max(0.0, value - reach[0]), min(1.0, value + reach[1]), n, method, None)
@@ -282,5 +302,11 @@ def _share(each: dict[str, Numbers], bound: float) -> Numbers:
     surely = [name for name in below if each[name]["uar"]["high"] < bound]
     share, n = len(below) / len(each), len(each)
     low, high = wilson(np.array(share), np.array(float(n)))
-    interval = {"value": share, "low": float(low), "high": float(high), "n": n, "method": "Wilson interval over speakers"}
+    interval = {
+        "value": share,
+        "low": float(low),
+        "high": float(high),
+        "n": n,
+        "method": "Wilson interval over speakers",
+    }
     return {"bound": bound, **interval, "speakers": below, "surely": surely}

@@ -103,7 +103,11 @@ def fit_mixed(
     cluster = codes[integrate] if integrate else np.arange(len(hits))
     sizes = [int(codes[name].max()) + 1 for name in names]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    places = np.stack([codes[name] + offset for name, offset in zip(names, offsets, strict=False)], axis=1) if names else None
+    places = (
+        np.stack([codes[name] + offset for name, offset in zip(names, offsets, strict=False)], axis=1)
+        if names
+        else None
+    )
     data = _collect(cluster, columns, places, hits, tries, np.repeat(np.arange(len(sizes)), sizes))
     model = _Model(data, integrate is not None)
     return model.fit(
@@ -229,7 +233,9 @@ class _Model:
         best = found.x.copy()
         if np.abs(best).max() > 0.99 * WIDEST:
             name = [*columns, *spreads][int(np.abs(best).argmax())]
-            raise InputError(f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)")
+            raise InputError(
+                f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)"
+            )
         best[self.width :] = np.where(best[self.width :] < TINY, 0.0, best[self.width :])
         error = self._errors(best)
         where = f"{integrate} by quadrature ({len(self.grid[0])} points)" if integrate else ""

@@ -71,7 +71,12 @@ def _plan_mcnemar(pair: Pair, difference: float, wanted: float) -> Numbers | Non
     effect = power.design_effect(sizes, correlation or 0.0)
     found: Numbers = {"discordant": share, "correlation": correlation, "design_effect": effect}
     if not abs(difference) <= share:
-        return {**found, "power": None, "utterances": None, "reason": "fewer utterances differ than the difference asks"}
+        return {
+            **found,
+            "power": None,
+            "utterances": None,
+            "reason": "fewer utterances differ than the difference asks",
+        }
     chance = power.power_of_mcnemar(difference, share, pair.of.n, design_effect=effect)
     return {**found, "power": chance, "utterances": power.utterances_needed(difference, share, wanted, True, effect)}
 

@@ -88,7 +88,9 @@ def permute_clusters(
     units = int(counts.sum())
     exact = 2.0**units <= permutations
     size = 2**units if exact else permutations
-    text = f"swapping runs for whole units, {units} of {int(np.sum(repeats) if repeats is not None else len(one))} differ"
+    text = (
+        f"swapping runs for whole units, {units} of {int(np.sum(repeats) if repeats is not None else len(one))} differ"
+    )
     if not units or np.isnan(observed):
         return Test(f"permutation: {text}", 1.0 if not units else None, units, difference=observed)
     reach = abs(observed) - 1e-12
@@ -137,7 +139,9 @@ def mcnemar(only_first: int, only_second: int, mid: bool = True) -> Test:
     share = stats.binomtest(int(only_second), n).proportion_ci(CONFIDENCE, "exact")
     odds = [None if value == 1 else float(value / (1 - value)) for value in (share.low, share.high)]
     ratio = float(only_second / only_first) if only_first else None
-    return Test(f"McNemar, {kind}", min(p, 1.0), n, tail, low=odds[0], high=odds[1], effect=ratio, effect_name="odds ratio")
+    return Test(
+        f"McNemar, {kind}", min(p, 1.0), n, tail, low=odds[0], high=odds[1], effect=ratio, effect_name="odds ratio"
+    )
 
 
 def combine_dependent(p: Sequence[float]) -> float:

@@ -57,7 +57,9 @@ def _tests(pair: Numbers) -> str:
         said[0] += f" (Holm over {pair['comparisons']} comparisons: {write_p(pair['p_holm'])})"
     made = pair["mcnemar"]
     if made is not None:
-        said.append(f"McNemar p {write_p(made['p'])} (right in one only: {made['only_a']:.4g} and {made['only_b']:.4g})")
+        said.append(
+            f"McNemar p {write_p(made['p'])} (right in one only: {made['only_a']:.4g} and {made['only_b']:.4g})"
+        )
     seeds = pair["over_seeds"]
     if seeds is None:
         said.append(f"no test over seeds (both runs need {FEWEST_SEEDS})")
@@ -82,7 +84,9 @@ def say_power(pair: Numbers) -> str:
     said += f": {wanted} would take about"
     needs = [f"{_count(made['needed'])} {made['units']} (have {made['have']})"]
     if made["seeds"] is not None:
-        needs.append(f"{_count(made['seeds']['needed'])} seeds (have {made['seeds']['have']}) to tell training luck apart")
+        needs.append(
+            f"{_count(made['seeds']['needed'])} seeds (have {made['seeds']['have']}) to tell training luck apart"
+        )
     return f"{said} {', '.join(needs)}"
 
 
