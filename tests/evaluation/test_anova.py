@@ -85,7 +85,15 @@ def contrast(found, factors):
 
 @pytest.mark.parametrize(
     "factors",
-    [("arch",), ("test",), ("pre_finetuning",), ("arch", "pre_finetuning"), ("arch", "test"), ("pre_finetuning", "test"), FACTORS],
+    [
+        ("arch",),
+        ("test",),
+        ("pre_finetuning",),
+        ("arch", "pre_finetuning"),
+        ("arch", "test"),
+        ("pre_finetuning", "test"),
+        FACTORS,
+    ],
     ids=":".join,
 )
 def test_the_papers_f_values_recompute_from_its_table(factors, reference_file):
@@ -116,7 +124,9 @@ def test_the_papers_p_values_and_degrees_of_freedom(reference_file):
     assert [made["arch"].df, made["residual"].df] == found["anova"]["df"]
     assert made["arch"].p < 0.001 and made["test"].p < 0.001 and made["arch:test"].p < 0.001
     assert 0.001 < made["pre_finetuning"].p < 0.01 and 0.05 < made["arch:pre_finetuning:test"].p < 0.06
-    assert [effect.p for effect in analyse(cells_of_paper(found), 3)] == pytest.approx([effect.p for effect in made.values()])
+    assert [effect.p for effect in analyse(cells_of_paper(found), 3)] == pytest.approx(
+        [effect.p for effect in made.values()]
+    )
 
 
 def test_the_papers_t_tests_recompute_from_its_summaries(reference_file):

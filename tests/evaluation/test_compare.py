@@ -165,7 +165,9 @@ def test_folders_are_compared_with_the_first(tmp_path):
     assert f"{a} speakers shared: not recorded, {b} speakers shared: 0" in details[0]
     assert f"{b} is higher (better): the interval lies above 0, p " in line
     assert f"{a} is lower (worse): the interval lies below 0, p " in format_pair(compare_folders([b, a])[0])
-    assert "no difference shown: the interval contains 0 (and excludes differences larger than 0.000)" in format_pair(same)
+    assert "no difference shown: the interval contains 0 (and excludes differences larger than 0.000)" in format_pair(
+        same
+    )
 
 
 def test_folders_name_what_is_wrong(tmp_path):
@@ -243,6 +245,16 @@ def test_power_of_a_comparison():
     assert (plan["difference"], plan["units"], plan["have"]) == (0.05, "speakers", 16)
     assert plan["mcnemar"]["discordant"] == pytest.approx((first != second).mean())
     assert plan["seeds"] is None and "80% power for differences of" in say_power(made)
+    nothing = {**made, "verdict": "no difference shown", "power": {**plan, "power": 0.4}}
+    assert f"{plan['mcnemar']['utterances']} utterances (have 640) for McNemar's test" in say_power(nothing)
+    assert f"{plan['needed']} speakers (have 16)" in say_power(nothing)
+
+
+def test_a_run_against_itself_needs_nothing():
+    table = create_run(draw(speakers=6, each=6)[0])
+    made = compare_runs(table, table, matters=0.0)
+    assert made["p"] == 1.0 and made["mcnemar"]["p"] == 1.0 and made["power"]["mcnemar"]["power"] is None
+    assert made["power"]["smallest"] == 0.0 and made["verdict"] == "no difference shown"
 
 
 def test_holm_over_pairs_and_metrics_decides(tmp_path):
@@ -262,7 +274,9 @@ def test_an_interval_beside_0_is_not_enough():
     made = compare_runs(*(create_run(right | (number > 0)) for number, right in enumerate(few)))
     assert made["low"] > 0 and made["permutation"]["smallest"] == 0.125
     assert made["verdict"] == "no difference shown"
-    assert "the interval lies above 0, but p 0.125 (so few speakers cannot give one below 0.125)" in say_difference(made)
+    assert "the interval lies above 0, but p 0.125 (so few speakers cannot give one below 0.125)" in say_difference(
+        made
+    )
 
 
 def test_protocols_that_differ_are_named(tmp_path):
@@ -290,7 +304,9 @@ def with_tasks(table: pl.DataFrame, drop: float, offset: float) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize("metric", ["text.wer", "text.cer", "arousal.ccc", "arousal.mae", "gender.accuracy", "gender.uar"])
+@pytest.mark.parametrize(
+    "metric", ["text.wer", "text.cer", "arousal.ccc", "arousal.mae", "gender.accuracy", "gender.uar"]
+)
 def test_tasks_beside_emotion_are_compared_on_the_same_utterances(metric):
     first, second = draw(speakers=8, each=20)
     a, b = with_tasks(create_run(first), 0.9, 0.3), with_tasks(create_run(second), 0.95, 0.1)
@@ -313,7 +329,11 @@ def test_lower_errors_are_better(tmp_path):
         (tmp_path / name).mkdir()
         with_tasks(create_run(right), 0.9, 0.1).write_parquet(tmp_path / name / "predictions.parquet")
     made = compare_folders([tmp_path / "a", tmp_path / "b"], "text.wer")[0]
-    assert made["difference"] < 0 and made["verdict"] == "lower" and f"{tmp_path / 'b'} is lower (better)" in format_pair(made)
+    assert (
+        made["difference"] < 0
+        and made["verdict"] == "lower"
+        and f"{tmp_path / 'b'} is lower (better)" in format_pair(made)
+    )
     with pytest.raises(InputError, match="has not learned the task 'valence'"):
         compare_folders([tmp_path / "a", tmp_path / "b"], "valence.ccc")
 

@@ -64,7 +64,9 @@ def test_laplace_is_the_formula_at_its_maximum():
             chance = expit(base[own] + spread * at)
             bend = 1 + spread**2 * (trials[own] * chance * (1 - chance)).sum()
             at += (spread * (right[own] - trials[own] * chance).sum() - at) / bend
-        whole += binom.logpmf(right[own], trials[own], expit(base[own] + spread * at)).sum() - at**2 / 2 - np.log(bend) / 2
+        whole += (
+            binom.logpmf(right[own], trials[own], expit(base[own] + spread * at)).sum() - at**2 / 2 - np.log(bend) / 2
+        )
     assert fit.log_likelihood == pytest.approx(whole, abs=1e-6)
     exact = fit_mixed(right, trials, design, {"cluster": cluster}, integrate="cluster")
     assert fit.coefficient["x"] == pytest.approx(exact.coefficient["x"], abs=0.02)
@@ -150,7 +152,9 @@ def test_the_other_way_round_is_the_inverse_and_order_does_not_matter():
     assert back["systems"]["a"]["log_odds"] == pytest.approx(-forth["systems"]["b"]["log_odds"], abs=2e-3)
     assert back["systems"]["a"]["p"] == pytest.approx(forth["systems"]["b"]["p"], rel=0.02)
     shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=3) for name, table in tables.items()}
-    assert judge_systems(shuffled)["systems"]["b"]["odds_ratio"] == pytest.approx(forth["systems"]["b"]["odds_ratio"], rel=1e-3)
+    assert judge_systems(shuffled)["systems"]["b"]["odds_ratio"] == pytest.approx(
+        forth["systems"]["b"]["odds_ratio"], rel=1e-3
+    )
 
 
 def test_seeds_are_random_and_every_one_counts():

@@ -12,9 +12,13 @@ from serkit.evaluation import power
 from serkit.evaluation.significance import mcnemar
 
 
-@pytest.mark.parametrize(("difference", "sd", "n"), [(0.5, 1.0, 20), (0.02, 0.017, 5), (0.01, 0.02, 110), (0.1, 0.05, 3)])
+@pytest.mark.parametrize(
+    ("difference", "sd", "n"), [(0.5, 1.0, 20), (0.02, 0.017, 5), (0.01, 0.02, 110), (0.1, 0.05, 3)]
+)
 def test_seeds_agree_with_statsmodels(difference, sd, n):
-    assert power.power_of_seeds(difference, sd, n) == pytest.approx(TTestIndPower().power(difference / sd, n, 0.05), abs=1e-6)
+    assert power.power_of_seeds(difference, sd, n) == pytest.approx(
+        TTestIndPower().power(difference / sd, n, 0.05), abs=1e-6
+    )
     assert power.power_of_seeds(difference, sd, n, paired=True) == pytest.approx(
         TTestPower().power(difference / sd, n, 0.05), abs=1e-6
     )
@@ -57,7 +61,9 @@ def test_mcnemars_power_is_the_sum_over_all_outcomes():
     for first in range(n + 1):
         for second in range(n + 1 - first):
             if mcnemar(first, second).p <= 0.05:
-                rest = stats.multinomial.pmf([first, second, n - first - second], n, [better, discordant - better, 1 - discordant])
+                rest = stats.multinomial.pmf(
+                    [first, second, n - first - second], n, [better, discordant - better, 1 - discordant]
+                )
                 whole += rest
     assert power.power_of_mcnemar(difference, discordant, n) == pytest.approx(whole, abs=1e-8)
     assert power.power_of_mcnemar(-difference, discordant, n) == pytest.approx(whole, abs=1e-8)

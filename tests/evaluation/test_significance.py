@@ -80,7 +80,9 @@ def test_mcnemar_agrees_with_statsmodels_and_the_definition_of_mid_p(first, seco
     exact = mcnemar(first, second, mid=False)
     assert exact.p == pytest.approx(reference_mcnemar([[0, first], [second, 0]], exact=True).pvalue)
     tail = stats.binom.pmf(min(first, second), first + second, 0.5)
-    assert mcnemar(first, second).p == pytest.approx(min(1.0, 2 * stats.binom.cdf(min(first, second), first + second, 0.5) - tail))
+    assert mcnemar(first, second).p == pytest.approx(
+        min(1.0, 2 * stats.binom.cdf(min(first, second), first + second, 0.5) - tail)
+    )
     assert mcnemar(second, first).p == mcnemar(first, second).p
 
 
@@ -133,7 +135,9 @@ def test_summaries_say_what_the_values_say(equal):
             (values.p, values.statistic, values.df, values.low, values.effect)
         )
     reference = stats.ttest_ind(two[:7], one, equal_var=equal)
-    assert (values.statistic, values.p, values.df) == pytest.approx((reference.statistic, reference.pvalue, reference.df))
+    assert (values.statistic, values.p, values.df) == pytest.approx(
+        (reference.statistic, reference.pvalue, reference.df)
+    )
     assert (values.low, values.high) == pytest.approx(tuple(reference.confidence_interval()))
 
 

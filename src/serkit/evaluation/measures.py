@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -28,7 +29,7 @@ from serkit.evaluation.predictions import classes_of
 from serkit.evaluation.stats import Metric
 from serkit.evaluation.tasks import AFFECT, TASKS, answered_rows, hits_by_class, hits_by_speaker, recall_of_hits
 
-Statistics = Floats | sparse.csr_array
+Statistics: TypeAlias = "Floats | sparse.csr_array"
 
 
 @dataclass(frozen=True)

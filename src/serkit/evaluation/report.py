@@ -39,7 +39,14 @@ from serkit.evaluation.stats import (
     tally_confusions,
 )
 from serkit.evaluation.tasks import judge_tasks
-from serkit.evaluation.wording import write_columns, write_fairness, write_interval, write_number, write_task, write_words
+from serkit.evaluation.wording import (
+    write_columns,
+    write_fairness,
+    write_interval,
+    write_number,
+    write_task,
+    write_words,
+)
 
 FEW_SPEAKERS = 10
 
