@@ -10,6 +10,13 @@ from typing import Any
 Step = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
 
+Report = Callable[[dict[str, Any]], None]
+"""Called with what an epoch of training came to."""
+
+
+def no_report(line: dict[str, Any]) -> None:
+    """Tell nobody."""
+
 
 def no_steps(what: str, done: int, total: int) -> None:
     """Show nothing."""

@@ -17,6 +17,7 @@ from serkit.data.audio import (
     SAMPLING_RATE,
     is_silent,
     read_audio,
+    read_channels,
     read_info,
     source_name,
     stream_audio,
@@ -396,3 +397,28 @@ def test_a_sampling_rate_that_is_none_is_refused(rate):
 @pytest.mark.parametrize(("peak", "silent"), [(0.0, True), (0.99e-4, True), (1.01e-4, False), (-0.5, False)])
 def test_silence_is_a_peak_below_minus_80_db(peak, silent):
     assert is_silent(np.array([0.0, peak], np.float32)) is silent
+
+
+# Recordings as they are
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.wav", None), ("a.flac", None), ("a.m4a", "alac"), ("a.mkv", "flac")])
+def test_channels_and_rate_can_be_kept(tmp_path, make_tone, name, codec):
+    tone, path = make_tone(channels=2, rate=44_100), tmp_path / name
+    if codec:
+        write_av(path, tone, 44_100, codec)
+    else:
+        soundfile.write(path, tone, 44_100, subtype="PCM_16")
+    samples, rate = read_channels(path)
+    assert (samples.dtype, samples.shape, rate) == (np.float32, tone.shape, 44_100)
+    np.testing.assert_allclose(samples, tone, atol=1e-4)
+    np.testing.assert_array_equal(read_audio(path, native=True), samples.mean(axis=1))
+
+
+def test_recordings_that_cannot_be_kept_are_named(tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 2)), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full((100, 2), np.nan), 16_000, subtype="FLOAT")
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    for name, message in (("none", "holds no audio"), ("nan", "holds NaN or infinite"), ("bad", "known format")):
+        with pytest.raises(AudioError, match=rf"{name}\.wav: .*{message}"):
+            read_channels(tmp_path / f"{name}.wav")

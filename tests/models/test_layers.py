@@ -9,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkit.models.layers import (
-    EPSILON,
-    POOLINGS,
     ElementDropout,
     LayerMix,
     Segments,
@@ -81,35 +79,6 @@ def test_the_gradient_reaches_the_layers_when_they_are_trained():
     torch.einsum("nd,nfd->fd", other[0], torch.cat(again, 1)).square().sum().backward()
     close(arrays[0].grad, again[0].grad)
     close(scale.grad, other.grad)
-
-
-def naive_pooling(name, pool, utterances):
-    """Every utterance by itself, with torch's own mean and standard deviation."""
-    rows = []
-    for x in utterances:
-        weights = pool.score(x).softmax(0) if name == "attention" else torch.full((len(x), 1), 1 / len(x))
-        mean = (weights * x).sum(0)
-        sd = ((weights * (x - mean).square()).sum(0) + EPSILON**2).sqrt()
-        rows.append(mean if name == "mean" else torch.cat([mean, sd]))
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize("name", list(POOLINGS))
-@settings(max_examples=25)
-@given(lengths=lengths_lists, extra=st.integers(0, 4), offset=st.sampled_from([0.0, 50.0]))
-def test_packed_is_padded_is_every_utterance_by_itself(name, lengths, extra, offset):
-    torch.manual_seed(1)
-    pool = POOLINGS[name](3)
-    utterances = [random(size, 3, seed=row) + offset * row for row, size in enumerate(lengths)]
-    size = max(lengths) + extra
-    padded = torch.full((len(lengths), size, 3), 99.0)
-    for row, x in zip(padded, utterances, strict=True):
-        row[: len(x)] = x
-    expected = naive_pooling(name, pool, utterances)
-    assert expected.shape == (len(lengths), pool.dim)
-    counts = torch.tensor(lengths)
-    close(pool(torch.cat(utterances), Segments.packed(counts)), expected, atol=1e-4)
-    close(pool(padded.flatten(0, 1), Segments.padded(counts, size)), expected, atol=1e-4)
 
 
 def test_segments_by_hand():

@@ -16,7 +16,7 @@ from serkit.errors import InputError
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training.augment import Augmentation
 from serkit.training.fit import TrainingOptions
-from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe
+from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe, load_variants, read_summary
 
 SOURCE = Path(serkit.__file__).parent
 MINIMAL = """
@@ -50,17 +50,21 @@ def refusal(*arguments):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_shipped_recipe_loads_and_fits_together(name, write):
-    recipe = load_recipe(name)
-    assert recipe.name == name and recipe.summary
+SHIPPED = [(name, variant) for name in list_recipes() for variant in load_variants(name)]
+
+
+@pytest.mark.parametrize(("name", "variant"), SHIPPED, ids=[variant.recipe.name for _, variant in SHIPPED])
+def test_every_shipped_recipe_loads_and_fits_together(name, variant, write):
+    recipe = variant.recipe
+    assert recipe.name == "/".join(filter(None, (name, variant.name))) and recipe.summary
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     assert recipe.protocol.name in PROTOCOLS
     assert set(recipe.protocol.options(0)) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
     known = {item.name for item in (*list_encoders(), *list_presets())}
     assert {recipe.encoder.name, *(stream.name for stream in recipe.streams)} <= known
     assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
-    Augmentation(recipe.augment.chain)
+    for chain in (recipe.augment.chain, *(recipe.augment.union or ())):
+        Augmentation(chain)
     create_head(recipe.head, [(4, 8)] * (1 + len(recipe.streams)), len(recipe.labels.classes))
 
 
@@ -174,7 +178,7 @@ def test_a_setting_that_nothing_reads_is_an_error():
     models = {model.__name__: model for model in recipe_models()}
     assert {"HeadConfig", "TrainingOptions", "EncoderSection"} <= set(models)
     assert {"FinetuneOptions", "LoraOptions", "Regularisation", "BatchOptions", "CtcConfig"} <= set(models)
-    assert len(models) == 19
+    assert len(models) == 21
     read = set()
     for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -282,3 +286,47 @@ def test_parts_are_train_dev_and_test_and_replace_those_of_the_base(write):
     assert load_recipe(path).data.parts == {"train": "d.csv", "test": "e.csv"}
     assert load_recipe(path, ["data.parts.test=f.csv"]).data.parts == {"train": "d.csv", "test": "f.csv"}
     assert "data.parts.valid" in refusal(path, ["data.parts.valid=f.csv"])
+
+
+FACTORS = """
+[factors.corpus.one]
+data.manifest = "one.csv"
+[factors.corpus.two]
+data.manifest = "two.csv"
+[factors.decay.weak]
+training.weight_decay = 0.01
+[factors.decay.strong]
+training = { weight_decay = 0.5, epochs = 7 }
+"""
+
+
+def test_levels_of_factors_are_crossed_and_change_the_recipe(write):
+    path = write(MINIMAL + FACTORS)
+    variants = load_variants(path)
+    assert [variant.name for variant in variants] == ["one+weak", "one+strong", "two+weak", "two+strong"]
+    assert variants[1].levels == {"corpus": "one", "decay": "strong"}
+    facts = [(each.recipe.data.manifest, each.recipe.training.weight_decay) for each in variants]
+    assert facts == [("one.csv", 0.01), ("one.csv", 0.5), ("two.csv", 0.01), ("two.csv", 0.5)]
+    assert [variant.recipe.training.epochs for variant in variants] == [20, 7, 20, 7]
+    name = load_variants(write(MINIMAL, "lone.toml"))[0].recipe.name
+    assert [variant.recipe.name for variant in variants] == [f"{name}/{variant.name}" for variant in variants]
+    assert read_summary(path).endswith("(4 recipes)")
+
+
+def test_overrides_win_over_levels(write):
+    variants = load_variants(write(MINIMAL + FACTORS), ["training.weight_decay=0.2"])
+    assert {variant.recipe.training.weight_decay for variant in variants} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FACTORS, "is an experiment of 4 recipes (one+weak, one+strong, two+weak, two+strong, ...): name one recipe"),
+        ("[factors]\ncorpus = 3\n", "factors.corpus holds tables, one for each level"),
+        ("[factors.corpus]\none = 3\n", "factors.corpus holds tables, one for each level"),
+        ("[factors.decay.weak]\ntraining.weigth_decay = 1\n", "(weak): unknown key 'training.weigth_decay'"),
+        ("[tests.other]\nmanfest = 'x.csv'\n", "unknown key 'tests.other.manfest': did you mean 'manifest'"),
+    ],
+)
+def test_a_mistake_in_an_experiment_is_named(text, message, write):
+    assert message in refusal(write(MINIMAL + text))

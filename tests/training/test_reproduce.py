@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from serkit.errors import InputError
-from serkit.training import reproduce
+from serkit.training import experiment as running
+from serkit.training.experiment import run_all
 from serkit.training.recipe import dump_recipe, load_recipe
-from serkit.training.reproduce import plan, run_all
+from serkit.training.reproduce import plan
 
 ROOTS = {"ravdess": "/corpora/ravdess", "iemocap": "/corpora/iemocap"}
 
@@ -62,7 +63,7 @@ def test_what_is_finished_stays_and_what_fails_stops_nothing(tmp_path, monkeypat
         (folder / "recipe.toml").write_text(dump_recipe(recipe))
         (folder / "predictions.parquet").touch()
 
-    monkeypatch.setattr(reproduce, "train", train)
+    monkeypatch.setattr(running, "train", train)
     experiments = plan("pepino", {"ravdess": "/r"}, tmp_path, only=["none-*", "w2v2PT-local"])
     errors = [error for _, error in run_all(experiments, tmp_path)]
     assert [str(error) for error in errors] == ["None", "None", "no such weights"] and len(trained) == 3

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, learn, judge, papers, statistics  # isort: skip
+from serkit.cli import recognise, corpora, loudness, learn, search, judge, statistics, analyse, i3, papers  # isort: skip
 
-__all__ = ["app", "corpora", "judge", "learn", "main", "papers", "recognise", "statistics"]
+__all__ = [
+    "analyse",
+    "app",
+    "corpora",
+    "i3",
+    "judge",
+    "learn",
+    "loudness",
+    "main",
+    "papers",
+    "recognise",
+    "search",
+    "statistics",
+]

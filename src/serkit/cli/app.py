@@ -49,6 +49,14 @@ TRAIN_PACKAGES = {
 }  # fmt: skip
 
 
+def split_pair(text: str, option: str, form: str) -> tuple[str, str]:
+    """Divide the ``NAME=VALUE`` of an option."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InputError(f"{option} {text!r}: write {form}")
+    return name, value
+
+
 def report_problems(problems: list[Any]) -> None:
     """Write the first problems of a manifest to stderr."""
     for problem in problems[:20]:

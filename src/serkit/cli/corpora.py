@@ -13,12 +13,13 @@ from serkit.errors import InputError
 
 
 class FoldFormat(StrEnum):
-    """How ``serkit split`` writes manifests; cai is the CSV ``file,emotion,text``."""
+    """How ``serkit split`` writes manifests; cai and i3 are published CSVs."""
 
     parquet = "parquet"
     csv = "csv"
     jsonl = "jsonl"
     cai = "cai"
+    i3 = "i3"
 
 
 @app.command()
@@ -77,9 +78,13 @@ def split(
     protocol: Annotated[str, typer.Option(help="see: serkit list protocols")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for FOLD.PART.FORMAT")],
     options: Annotated[list[str] | None, typer.Argument(help="the protocol's own, such as dev=0 seed=1")] = None,
-    format: Annotated[FoldFormat, typer.Option(help="cai: file,emotion,text as IEMOCAP is published with")] = (
-        FoldFormat.parquet
-    ),
+    format: Annotated[
+        FoldFormat,
+        typer.Option(
+            help="cai: file,emotion,text as IEMOCAP is published with; "
+            "i3: path,class_id,actor,gender below DIR/train_test_validation, where DIR.csv is the original's metadata"
+        ),
+    ] = FoldFormat.parquet,
     root: Root = None,
 ) -> None:
     """Write the parts of every fold of a protocol as manifests."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serkit.cli.app import Root, app, cache_folder
 from serkit.cli.judge import print_report
-from serkit.errors import InputError
+from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
 from serkit.progress import show_steps
+
+if TYPE_CHECKING:
+    from serkit.training.experiment import PlannedRun
 
 
 @app.command()
@@ -52,20 +56,77 @@ def train(
     recipe: Annotated[str, typer.Argument(help="recipe name (see: serkit list recipes) or .toml file")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as data.root=DIR")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/NAME when left out")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="pattern of an experiment's recipes, such as '*plain'")] = None,
+    low_seed: Annotated[int | None, typer.Option(min=0, help="first seed, in place of those of the recipe")] = None,
+    high_seed: Annotated[int | None, typer.Option(min=0, help="last seed, itself included")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="tell what would be done and how long it takes")] = False,
     cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
     device: Annotated[str, typer.Option(help="where encoders run or are fine-tuned: cpu or cuda")] = "cpu",
 ) -> None:
-    """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption."""
-    from serkit.training.recipe import load_recipe
-    from serkit.training.run import train
+    """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption.
 
-    loaded = load_recipe(recipe, overrides or [])
-    folder = output or Path("runs") / loaded.name
-    with show_steps() as step:
-        train(loaded, folder, cache or cache_folder(), step, workers, device)
+    A recipe may have factors: then it is an experiment of several recipes, whose plan is told first.
+    """
+    from serkit.training.experiment import plan_experiment, seed_range, write_runs
+    from serkit.training.recipe import load_variants
+
+    changes = overrides or []
+    first = load_variants(recipe, changes)[0]
+    if low_seed is not None or high_seed is not None:
+        changes = [*changes, f"seeds={seed_range(len(first.recipe.seeds), low_seed, high_seed)}"]
+    folder = output or Path("runs") / first.recipe.name.removesuffix(f"/{first.name}")
+    runs = plan_experiment(recipe, folder, changes, only or ())
+    if plan or (len(runs) > 1 and leads()):
+        from serkit.training.estimate import describe_plan, estimate
+
+        for line in describe_plan(runs, [estimate(run, cache or cache_folder(), workers) for run in runs]):
+            typer.echo(line, err=not plan)
+    if plan:
+        return
+    if len(runs) == 1:
+        ((_, error),) = run_all_shown(runs, cache, workers, device)
+        if error is not None:
+            raise error
+        if leads():
+            print_report(*runs[0].folders)
+        return
+    failed = run_planned(runs, cache, workers, device)
     if leads():
-        print_report(folder)
+        typer.echo(write_runs(runs, folder))
+    fail_if(failed, len(runs))
+
+
+def run_planned(runs: Sequence[PlannedRun], cache: Path | None, workers: int | None, device: str) -> int:
+    """Do what is left of ``runs``, judge each and tell of it on stderr; return how many failed."""
+    from serkit.evaluation.report import write_report
+
+    failed = 0
+    for number, (run, error) in enumerate(run_all_shown(runs, cache, workers, device), 1):
+        failed += error is not None
+        if not leads():
+            continue
+        for folder in run.folders if error is None else []:
+            if not (folder / "report.html").exists():
+                write_report(folder)
+        typer.echo(f"[{number}/{len(runs)}] {run.recipe.name}: {error or 'finished'}", err=True)
+    return failed
+
+
+def run_all_shown(
+    runs: Sequence[PlannedRun], cache: Path | None, workers: int | None, device: str
+) -> Iterator[tuple[PlannedRun, SerkitError | None]]:
+    """Do what is left of ``runs`` and show how far it is."""
+    from serkit.training.experiment import run_all
+
+    with show_steps() as step:
+        yield from run_all(runs, cache or cache_folder(), step, workers, device)
+
+
+def fail_if(failed: int, count: int) -> None:
+    """Raise when some of ``count`` runs failed."""
+    if failed:
+        raise SerkitError(f"{failed} of {count} runs failed: mend the cause and call it again")
 
 
 @app.command()

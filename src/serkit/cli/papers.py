@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from serkit.cli.app import app, cache_folder
-from serkit.errors import InputError, SerkitError
+from serkit.cli.learn import fail_if, run_planned
+from serkit.errors import InputError
 from serkit.processes import leads
 from serkit.progress import show_steps
 
@@ -51,8 +52,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
-    from serkit.evaluation.report import write_report
-    from serkit.training.reproduce import plan, run_all
+    from serkit.training.reproduce import plan
 
     roots = {name: place for name, _, place in (each.partition("=") for each in root or [])}
     if checkpoints is not None:
@@ -62,21 +62,10 @@ def reproduce(
         return _judge_checkpoints(checkpoints, roots["iemocap"], folder, cache, lists, workers, device)
     folder = output or Path("runs") / system.value
     experiments = plan(system.value, roots, folder, encoder, only or (), skip or (), overrides or ())
-    failed = 0
-    with show_steps() as step:
-        results = run_all(experiments, cache or cache_folder(), step, workers, device)
-        for number, (experiment, error) in enumerate(results, 1):
-            failed += error is not None
-            if not leads():
-                continue
-            if error is None and not (experiment.folder / "report.html").exists():
-                write_report(experiment.folder)
-            said = "finished" if error is None else str(error)
-            typer.echo(f"[{number}/{len(experiments)}] {experiment.recipe.name}: {said}", err=True)
+    failed = run_planned(experiments, cache, workers, device)
     if failed < len(experiments) and leads():
         _compare(system, folder, folder)
-    if failed:
-        raise SerkitError(f"{failed} of {len(experiments)} experiments failed: mend the cause and call it again")
+    fail_if(failed, len(experiments))
 
 
 def _judge_checkpoints(

@@ -107,9 +107,9 @@ def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> N
 
         rows = [(name, protocol.summary) for name, protocol in PROTOCOLS.items()]
     elif kind is Kind.recipes:
-        from serkit.training.recipe import list_recipes, load_recipe
+        from serkit.training.recipe import list_recipes, read_summary
 
-        rows = [(name, load_recipe(name).summary) for name in list_recipes()]
+        rows = [(name, read_summary(name)) for name in list_recipes()]
     else:
         from serkit.inference.bundle import DEFAULT, read_card
 

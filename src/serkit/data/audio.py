@@ -90,12 +90,7 @@ def stream_audio(
     name = source_name(source)
     if not 0 <= (start or 0) < (math.inf if end is None else end) or end == math.inf:
         raise AudioError(f"{name}: the span {start}-{end} s is not a span: start must be >= 0 and before end")
-    try:
-        file = soundfile.SoundFile(_rewound(source))
-    except soundfile.LibsndfileError:
-        rate, blocks = _av_blocks(source, start or 0.0, end)
-    else:
-        rate, blocks = file.samplerate, _sndfile_blocks(file, name, start, end)
+    rate, blocks = _open_blocks(source, start, end)
     resampler = (
         None if native or rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
     )
@@ -114,6 +109,22 @@ def stream_audio(
             yield mono
     if total == 0:
         raise AudioError(f"{name}: holds no audio" + ("" if start is None else f" at {start} s"))
+
+
+def read_channels(source: Source) -> tuple[np.ndarray, int]:
+    """Decode a whole recording as it is: its channels ``(S, channels)`` as float32, and its sampling rate in Hz.
+
+    Raises ``AudioError`` as :func:`read_audio` does.
+    """
+    _check_source(source)
+    rate, blocks = _open_blocks(source, None, None)
+    pieces = list(blocks)
+    if not pieces:
+        raise AudioError(f"{source_name(source)}: holds no audio")
+    samples = np.concatenate(pieces)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{source_name(source)}: holds NaN or infinite samples")
+    return samples.astype(np.float32, copy=False), rate
 
 
 def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -174,6 +185,15 @@ def _mix_down(block: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: holds NaN or infinite samples")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _open_blocks(source: Source, start: float | None, end: float | None) -> tuple[int, Iterator[np.ndarray]]:
+    """Return the sampling rate, and the span in blocks ``(S, channels)``."""
+    try:
+        file = soundfile.SoundFile(_rewound(source))
+    except soundfile.LibsndfileError:
+        return _av_blocks(source, start or 0.0, end)
+    return file.samplerate, _sndfile_blocks(file, source_name(source), start, end)
 
 
 def _sndfile_blocks(

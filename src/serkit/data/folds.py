@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from serkit.data.i3_csv import write_split
 from serkit.data.manifest import Manifest
 from serkit.data.published_csv import write_published_csv
 from serkit.errors import InputError, nearest
@@ -27,7 +28,8 @@ class Fold:
     unless the protocol says so with ``declares_shared``; ``note`` tells why. ``shared`` counts those groups;
     ``dev_shared`` counts groups that train and dev have in common, which happens only when the training part has a
     single speaker or every speaker is to be seen in training. With ``group`` "none" nothing is known of speakers:
-    utterances are disjoint, ``shared`` is None, and no number says that speakers are.
+    utterances are disjoint, ``shared`` is None, and no number says that speakers are. ``place`` is the folder in which
+    the format "i3" keeps this split.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Fold:
     group: str = "speaker"
     declares_shared: bool = False
     note: str = ""
+    place: str = ""
 
     def __post_init__(self) -> None:
         count = Counter((*self.train, *self.dev, *self.test))
@@ -65,6 +68,11 @@ class Fold:
         return len(self._groups(self.train, self.dev) & self._groups(self.test))
 
     @property
+    def train_shared(self) -> int | None:
+        """Groups that are in the test part and also in train, whether or not in dev; None where they are unknown."""
+        return None if self.group == UNKNOWN else len(self._groups(self.train) & self._groups(self.test))
+
+    @property
     def dev_shared(self) -> int:
         """Groups that are in both train and dev."""
         return len(self._groups(self.train) & self._groups(self.dev))
@@ -73,13 +81,17 @@ class Fold:
 def stamp(folds: Iterable[Fold]) -> str:
     """Return what every number made with ``folds`` carries: ``speakers shared: N``, the largest over the folds.
 
-    A note of the protocol follows in brackets; where no speaker is known it is ``speakers unknown``.
+    A note of the protocol follows in brackets, and how many are in train where dev has more of them; where no speaker
+    is known it is ``speakers unknown``.
     """
     folds = list(folds)
     known = [fold.shared for fold in folds if fold.shared is not None]
     if not known:
         return "speakers unknown"
     note = folds[0].note if max(known) else ""
+    trained = max(fold.train_shared or 0 for fold in folds)
+    if note and trained < max(known):
+        note += f"; {trained} of them with train"
     return f"{folds[0].group}s shared: {max(known)}" + (f" ({note})" if note else "")
 
 
@@ -138,20 +150,28 @@ def write_folds(manifest: Manifest, folds: Iterable[Fold], folder: str | Path, f
     """Write every part of every fold into ``folder`` as a manifest with its ``part`` column, and return the files.
 
     They are named ``FOLD.PART.FORMAT``. Format "cai" writes the CSV of Cai et al. 2021 instead, as
-    ``CORPUS_FOLD.PART.csv`` (``iemocap_01F.train.csv``). Raises ``InputError`` for an unknown format.
+    ``CORPUS_FOLD.PART.csv`` (``iemocap_01F.train.csv``); "i3" writes :mod:`serkit.data.i3_csv` where its authors'
+    program looks for a split of ``FOLDER.csv``: ``train_test_validation/SEED/speaker_ind_True_100_80/`` with train.csv,
+    val.csv and test.csv, the number of the fold in place of a seed where the protocol names none. Raises
+    ``InputError`` for an unknown format.
     """
     if format not in FORMATS:
         raise InputError(f"no format {format!r} of folds{nearest(format, FORMATS)}")
     corpora = manifest.table["corpus"].unique().to_list()
     prefix = f"{corpora[0]}_" if format == "cai" and len(corpora) == 1 and corpora[0] else ""
     written = []
-    for fold in folds:
+    for number, fold in enumerate(folds):
+        parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
+        if format == "i3":
+            place = fold.place or i3_place(number)
+            written += write_split(manifest, parts, Path(folder) / "train_test_validation" / place)
+            continue
         stem = prefix + fold.name.replace("/", "-")
-        for part in ("train", "dev", "test"):
-            if not getattr(fold, part):
+        for part, ids in parts.items():
+            if not ids:
                 continue
             path = Path(folder) / f"{stem}.{part}.{'csv' if format == 'cai' else format}"
-            chosen = manifest.select(getattr(fold, part))
+            chosen = manifest.select(ids)
             if format == "cai":
                 write_published_csv(chosen, path)
             else:
@@ -160,5 +180,10 @@ def write_folds(manifest: Manifest, folds: Iterable[Fold], folder: str | Path, f
     return written
 
 
-FORMATS = ("parquet", "csv", "jsonl", "cai")
+def i3_place(seed: int, amount: float = 1.0, train: float = 0.8) -> str:
+    """Return the folder of a split in the format "i3": ``amount`` of the data, ``train`` of them not tested."""
+    return f"{seed}/speaker_ind_True_{int(100 * amount)}_{int(100 * train)}"  # truncated there too: .29 is 28
+
+
+FORMATS = ("parquet", "csv", "jsonl", "cai", "i3")
 """How :func:`write_folds` writes."""

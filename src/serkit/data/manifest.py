@@ -14,6 +14,7 @@ import polars as pl
 
 from serkit.data.audio import is_silent, read_audio, read_info
 from serkit.data.files import replace_atomically
+from serkit.data.i3_csv import from_i3, is_i3, sniff_delimiter
 from serkit.data.labels import LabelScheme
 from serkit.data.published_csv import from_published, is_published
 from serkit.data.recordings import find_recordings
@@ -98,8 +99,9 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
-        """Read Parquet, CSV (ours, or ``file,emotion,text``), TSV, JSONL (ours or EmoBox's) or a Kaldi ``wav.scp``.
+        """Read Parquet, CSV (ours or a published one), TSV, JSONL (ours or EmoBox's) or a Kaldi ``wav.scp``.
 
+        Published CSVs are known by their columns: ``file,emotion,text`` and ``path,class_id,actor,gender``.
         Relative audio paths are taken from the manifest's folder. With ``root`` the recordings are there instead:
         under the same relative path, or anywhere below it by file name. Raises ``InputError`` naming the file.
         """
@@ -273,9 +275,11 @@ def _with_votes_as_text(table: pl.DataFrame) -> pl.DataFrame:
 def _read_table(separator: str) -> Callable[[Path], Manifest]:
     def read(path: Path) -> Manifest:
         # Ids and speakers such as 01 are names, not numbers: everything is read as text and cast by the schema.
-        table = pl.read_csv(path, separator=separator, infer_schema=False)
+        table = pl.read_csv(path, separator=sniff_delimiter(path, separator), infer_schema=False)
         if "votes" in table.columns:
             table = table.with_columns(pl.col("votes").str.split(";").list.filter(pl.element() != ""))
+        if is_i3(table.columns):
+            return Manifest(from_i3(table))
         return Manifest(from_published(table) if is_published(table) else table)
 
     return read

@@ -16,6 +16,7 @@ import numpy as np
 from serkit.data.folds import Fold, group_of, hold_out_dev, stamp
 from serkit.data.manifest import Manifest
 from serkit.data.published import PUBLISHED
+from serkit.data.speaker_splits import holdout, k_fold, legacy
 from serkit.errors import InputError, nearest
 
 __all__ = ["PROTOCOLS", "Fold", "Protocol", "create_folds", "group_of", "hold_out_dev", "stamp"]
@@ -280,6 +281,21 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("leave-one-session-out", "one fold per session", (), _leave_one_out("session", "speaker")),
         Protocol("leave-one-corpus-out", "one fold per corpus", (), _leave_one_out("corpus", "speaker")),
         Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group"), _group_k_fold),
+        Protocol(
+            "speaker-holdout",
+            "64, 16 and 20 % of each gender's speakers",
+            ("test", "repeats", "draws", "stratify"),
+            holdout,
+        ),
+        Protocol(
+            "speaker-k-fold", "k folds by speaker, genders and classes balanced", ("k", "draws", "stratify"), k_fold
+        ),
+        Protocol(
+            "i3-legacy",
+            "64, 16 and 20 % of each gender's speakers class by class: speakers are shared",
+            ("test", "amount", "repeats"),
+            legacy,
+        ),
         Protocol(
             "random-k-fold", "k folds of utterances by chance: speakers are shared", ("k", "group"), _random_k_fold
         ),

@@ -93,7 +93,9 @@ def extract(
         raise InputError(f'device="{device}": PyTorch finds no such device here: use "cpu"')
     encoder = spec.create()
     if encoder.native_rate and any(job.seed is not None for job in jobs):
-        raise InputError(f"encoder {spec.name}: augmentation works at 16 kHz: set augment.copies=0 or a fixed rate")
+        raise InputError(
+            f"encoder {spec.name}: augmentation works at 16 kHz: leave out its copies, or set a fixed rate"
+        )
     fingerprint = encoder.fingerprint() + ("" if device == "cpu" else "-bf16")
     cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}

@@ -6,27 +6,28 @@ cached statistics. ``frames`` mixes the layers, transforms every frame and pools
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from serkit.encoders.base import FrameFeatures
+from serkit.errors import InputError
 from serkit.models.layers import (
-    POOLINGS,
     ElementDropout,
     LayerMix,
-    Pooling,
     Segments,
     Standardise,
     Windows,
     scaled_layer_sum,
     stride_mean,
 )
+from serkit.models.norms import BatchNorm
+from serkit.models.poolings import POOLINGS, EcapaPooling, Pooling
 
 
 class HeadConfig(BaseModel):
@@ -35,13 +36,21 @@ class HeadConfig(BaseModel):
     ``dropout`` acts on the input of every linear map, of the last one only with ``drop_last``. ``drop`` tells what a
     frames head drops: whole channels of an utterance, or single elements. ``lstm`` units of a unidirectional LSTM may
     follow the maps per frame. ``init`` "glorot" draws matrices as Keras does (Glorot and Bengio 2010), biases zero.
+
+    A frames head mixes the layers of each frame, or with ``mix_position`` "pooled" pools every layer and mixes what comes
+    of them; a pooled head always does the latter. ``channels`` are those of the pooling "ecapa". What was pooled goes
+    through ``pooled_activation``, ``batch_norm``, dropout and linear maps, in this order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["pooled", "frames"] = "frames"
-    mix: Literal["softmax", "absolute", "concat"] = "softmax"
-    pooling: Literal["mean", "mean+std", "attention"] = "mean+std"
+    mix: Literal["softmax", "absolute", "sum", "concat"] = "softmax"
+    mix_position: Literal["frames", "pooled"] = "frames"
+    pooling: Literal["mean", "sum", "max", "mean+std", "attention", "attentive-statistics", "ecapa"] = "mean+std"
+    channels: int = Field(512, ge=8, multiple_of=8)
+    pooled_activation: Literal["none", "relu", "gelu"] = "none"
+    batch_norm: bool = False
     frame_hidden: tuple[int, ...] = (128,)
     lstm: int = Field(0, ge=0)
     hidden: tuple[int, ...] = ()
@@ -52,6 +61,18 @@ class HeadConfig(BaseModel):
     init: Literal["default", "glorot", "normal"] = "default"
     statistics: bool = False
     members: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadConfig:
+        if self.kind == "pooled" and self.pooling not in ("mean", "mean+std"):
+            raise ValueError(f'a pooled head sees mean and deviation: pooling "{self.pooling}" needs head.kind=frames')
+        if self.kind == "pooled" and self.lstm:
+            raise ValueError("a pooled head sees no frames: head.lstm needs head.kind=frames")
+        if self.kind == "frames" and self.mix == "concat":
+            raise ValueError("a frames head mixes layers: mix is softmax, absolute or sum, not concat")
+        if self.kind == "frames" and self.mix_position == "pooled" and (self.frame_hidden or self.lstm):
+            raise ValueError('head.mix_position "pooled" has no maps per frame: set head.frame_hidden=[] and no lstm')
+        return self
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -105,8 +126,15 @@ class Batch:
 
 
 def mlp(dim: int, hidden: Sequence[int], out: int, config: HeadConfig) -> nn.Sequential:
-    """Dropout, linear map and activation per entry of ``hidden``; then dropout and a linear map to ``out``."""
+    """Dropout, linear map and activation per entry of ``hidden``; then dropout and a linear map to ``out``.
+
+    Before it all, activation and batch normalisation of what was pooled, where ``config`` wants them.
+    """
     layers: list[nn.Module] = []
+    if config.pooled_activation != "none":
+        layers.append(ACTIVATIONS[config.pooled_activation]())
+    if config.batch_norm:
+        layers.append(BatchNorm(dim))
     for size in hidden:
         layers += [nn.Dropout(config.dropout), nn.Linear(dim, size), ACTIVATIONS[config.activation]()]
         dim = size
@@ -139,8 +167,6 @@ class PooledHead(nn.Module):
 
     def __init__(self, config: HeadConfig, shapes: Sequence[Shape], classes: int) -> None:
         super().__init__()
-        if config.lstm:
-            raise ValueError("a pooled head sees no frames: head.lstm needs head.kind=frames")
         streams = [PooledStream(config, shape, number) for number, shape in enumerate(shapes)]
         self.streams = nn.ModuleList(streams)
         self.decide = mlp(sum(stream.dim for stream in streams), config.hidden, classes, config)
@@ -156,8 +182,7 @@ class FrameStream(nn.Module):
     def __init__(self, config: HeadConfig, shape: Shape, number: int) -> None:
         super().__init__()
         num_layers, dim = shape
-        if config.mix == "concat":
-            raise ValueError("a frames head mixes layers: mix is softmax or absolute, not concat")
+        assert config.mix != "concat"
         self.mix = LayerMix(num_layers, config.mix) if num_layers > 1 else None
         self.standardise = Standardise(num_layers, dim, stream=number)
         self.linear = nn.Linear(dim, config.frame_hidden[0]) if config.frame_hidden else None
@@ -165,14 +190,26 @@ class FrameStream(nn.Module):
 
     def forward(self, stream: Stream, segments: Segments | Windows) -> Tensor:
         """Return the mixed frames ``(F, D)``, each layer standardised first."""
-        mean, sd = self.standardise.mean, self.standardise.sd
-        scale = (1 / sd if self.mix is None else self.mix.weights()[:, None] / sd)[None]
+        return self._combined(stream, segments, slice(None), None if self.mix is None else self.mix.weights())
+
+    def layers(self, stream: Stream, segments: Segments | Windows) -> Iterator[Tensor]:
+        """Yield the frames ``(F, D)`` of every layer, standardised."""
+        for layer in range(len(self.standardise.mean)):
+            yield self._combined(stream, segments, slice(layer, layer + 1), None)
+
+    def _combined(
+        self, stream: Stream, segments: Segments | Windows, chosen: slice, weights: Tensor | None
+    ) -> Tensor:
+        """Add up the ``chosen`` layers, standardised, times their ``weights``."""
+        mean, sd = self.standardise.mean[chosen], self.standardise.sd[chosen]
+        scale = (1 / sd if weights is None else weights[:, None] / sd)[None]
+        arrays = stream.arrays if chosen == slice(None) else [array[chosen] for array in stream.arrays]
         if stream.scaling is None:
-            return scaled_layer_sum(scale, stream.arrays) - (scale * mean).sum(1)
-        own_mean, own_sd = stream.scaling.unbind(1)
+            return scaled_layer_sum(scale, arrays) - (scale * mean).sum(1)
+        own_mean, own_sd = stream.scaling[:, :, chosen].unbind(1)
         scale = scale / own_sd
         shift = (scale * (own_mean + own_sd * mean)).sum(1)
-        return scaled_layer_sum(scale, stream.arrays) - shift[segments.index]  # type: ignore[union-attr]
+        return scaled_layer_sum(scale, arrays) - shift[segments.index]  # type: ignore[union-attr]
 
 
 class FrameHead(nn.Module):
@@ -195,14 +232,33 @@ class FrameHead(nn.Module):
         self.activation = ACTIVATIONS[config.activation]()
         self.drop_elements = ElementDropout(config.dropout) if config.drop == "elements" else None
         self.drop = nn.Dropout(config.dropout)
-        self.pool: Pooling = POOLINGS[config.pooling](config.lstm or sizes[-1])
+        self.mixes_pooled = config.mix_position == "pooled"
+        if self.mixes_pooled and len(streams) > 1:
+            raise InputError('head.mix_position: "pooled" takes one encoder: leave out streams, or mix frames')
+        self.pool = create_pooling(config, config.lstm or sizes[-1])
         self.decide = mlp(self.pool.dim, config.hidden, classes, config)
-        linear = config.model_copy(update={"mix": "concat", "hidden": (), "pooling": "mean+std", "lstm": 0})
+        plain = {"hidden": (), "lstm": 0, "pooled_activation": "none", "batch_norm": False}
+        linear = config.model_copy(update={"mix": "concat", "pooling": "mean+std", **plain})
         self.linear = PooledHead(linear, shapes, classes) if config.statistics else None
 
     def forward(self, batch: Batch) -> Tensor:
         segments = batch.segments
         assert segments is not None, "a frames head needs frames"
+        pooled = self._pooled_layers(batch, segments) if self.mixes_pooled else self.pool(
+            self._frames(batch, segments), segments
+        )
+        scores = self.decide(pooled)
+        return scores if self.linear is None else scores + self.linear(batch)
+
+    def _pooled_layers(self, batch: Batch, segments: Segments | Windows) -> Tensor:
+        """Pool every layer and mix: ``(B, D)``."""
+        (part,) = self.streams
+        assert isinstance(part, FrameStream)
+        pooled = [self.pool(frames, segments) for frames in part.layers(batch.streams[0], segments)]
+        return pooled[0] if part.mix is None else torch.einsum("n,nbd->bd", part.mix.weights(), torch.stack(pooled))
+
+    def _frames(self, batch: Batch, segments: Segments | Windows) -> Tensor:
+        """Return what is pooled: ``(F, D)``."""
         parts = []
         for part, stream in zip(self.streams, batch.streams, strict=True):
             assert isinstance(part, FrameStream)
@@ -213,8 +269,7 @@ class FrameHead(nn.Module):
             x = self._map(layer, x, segments)
         if self.lstm is not None:
             x = self.activation(segments.along_time(self._drop_channels(x, segments), self.lstm.states))
-        scores = self.decide(self.pool(x, segments))
-        return scores if self.linear is None else scores + self.linear(batch)
+        return x
 
     def _map(self, layer: nn.Module, x: Tensor, segments: Segments | Windows) -> Tensor:
         dropped = self._drop_channels(x, segments) if self.drop_elements is None else self.drop_elements(x)
@@ -226,6 +281,11 @@ class FrameHead(nn.Module):
             return x
         keep = self.drop(x.new_ones(segments.count + 1, x.shape[1]))
         return x * keep[segments.index]
+
+
+def create_pooling(config: HeadConfig, dim: int) -> Pooling:
+    """Build the pooling of ``config`` for frames of width ``dim``."""
+    return EcapaPooling(dim, config.channels) if config.pooling == "ecapa" else POOLINGS[config.pooling](dim)
 
 
 class CausalLSTM(nn.LSTM):
@@ -279,6 +339,12 @@ def begin(module: nn.Module, init: str) -> None:
             else:
                 nn.init.normal_(part.weight, std=0.02)
             nn.init.zeros_(part.bias)
+
+
+def parameters_behind_pooling(head: Ensemble) -> list[nn.Parameter]:
+    """Return the parameters of batch normalisation and linear maps behind the pooling, of all members."""
+    members: list[Any] = list(head.heads)
+    return [weight for member in members for weight in member.decide.parameters()]
 
 
 def layer_weights(head: Ensemble) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Parts of heads: layer mixes, poolings, standardisation. Frames come packed, never padded.
+"""Parts of heads: packed frames, layer mixes, normalisation; :mod:`serkit.models.poolings` reduces over time.
 
 A packed batch is the frames of its utterances one after the other, ``(F, D)``, with ``lengths (B,)`` that add up to
 ``F``. Reductions run over segments, so an utterance's result cannot depend on its neighbours.
@@ -7,14 +7,17 @@ A packed batch is the frames of its utterances one after the other, ``(F, D)``, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-Mix = Literal["softmax", "absolute"]
+Mix = Literal["softmax", "absolute", "sum"]
 EPSILON = 1e-5
+LEAST = 1e-30
+"""Least sum of weights: a segment without frames has none, one of frames that nothing attends to very little."""
 
 
 class Segments:
@@ -28,17 +31,54 @@ class Segments:
         """Frames of utterances one after the other, ``lengths (B,)`` each."""
         return cls(torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths), len(lengths))
 
-    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a causal ``change`` of sequences ``(B, T, D)``, zeros after their ends, to the frames ``(F, D)``."""
-        lengths = torch.bincount(self.index, minlength=self.count)
-        place = torch.arange(len(x), device=x.device) - (lengths.cumsum(0) - lengths)[self.index]
-        rows = x.new_zeros(self.count, int(lengths.max()), x.shape[1]).index_put((self.index, place), x)
-        return change(rows)[self.index, place]
-
     @classmethod
     def padded(cls, lengths: Tensor, size: int) -> Segments:
         """Frames of a padded batch ``(B, size)``, flattened."""
         return _PaddedSegments(lengths, size)
+
+    @property
+    def whole(self) -> Segments:
+        """Whole utterances, which these segments are."""
+        return self
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The frames of each utterance ``(B,)``."""
+        return torch.bincount(self.index, minlength=self.count)[: self.count]
+
+    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a causal ``change`` of sequences ``(B, T, D)``, zeros after their ends, to the frames ``(F, D)``."""
+        place = self._places[1]
+        rows = x.new_zeros(self.count, int(self.lengths.max()), x.shape[1]).index_put((self.index, place), x)
+        return change(rows)[self.index, place]
+
+    def pack(self, x: Tensor) -> tuple[Tensor, Segments]:
+        """Return the frames ``(F, D)`` without padding, and whose they are."""
+        return x, self
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give every frame the values ``(B, D)`` of its utterance: ``(F, D)``; padding gets anything."""
+        return values.index_select(0, self.index)
+
+    def neighbours(self, offset: int) -> Tensor:
+        """Return the number of the frame ``offset`` after each frame, ``(F,)``; at the ends of an utterance time reflects.
+
+        It turns around at the first and the last frame, as often as it takes where an utterance is shorter.
+        """
+        start, place, length = self._places
+        last = length - 1
+        folded = (place + offset).abs().remainder((2 * last).clamp(min=1))
+        return start + last - (folded - last).abs()
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each frame ``(F,)``: the number of its utterance's first frame, its place in it, and the length of it."""
+        start = (self.lengths.cumsum(0) - self.lengths)[self.index]
+        return start, torch.arange(len(self.index), device=self.index.device) - start, self.lengths[self.index]
+
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest values among the frames ``(F, D)`` of each utterance: ``(B, D)``."""
+        return torch.stack([part.amax(0) for part in x.split(self.lengths.tolist())])
 
     def sum(self, x: Tensor) -> Tensor:
         """Add up the frames ``(F, D)`` of each utterance: ``(B, D)``."""
@@ -64,9 +104,27 @@ class _PaddedSegments(Segments):
         real = torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
         super().__init__(torch.where(real, rows, lengths.shape[0]).flatten(), lengths.shape[0])
         self.size, self.real = size, real[:, :, None].float()
+        self.lengths = lengths
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.count, self.size))
+
+    def pack(self, x: Tensor) -> tuple[Tensor, Segments]:
+        return x[self.real.flatten() > 0], Segments.packed(self.lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        return values[:, None].expand(-1, self.size, -1).flatten(0, 1)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        steps = torch.arange(self.size, device=self.lengths.device)
+        starts = torch.arange(self.count, device=self.lengths.device)[:, None] * self.size
+        shape = (self.count, self.size)
+        each = starts.expand(shape), steps[None].expand(shape), self.lengths[:, None].expand(shape)
+        return each[0].flatten(), each[1].flatten(), each[2].flatten()
+
+    def max(self, x: Tensor) -> Tensor:
+        return self._rows(x).masked_fill(self.real == 0, -torch.inf).amax(1)
 
     def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         return change(self._rows(x)).flatten(0, 1)
@@ -89,27 +147,38 @@ class Windows:
 
     def __init__(self, lengths: Tensor, size: int, radius: int, group: int = 1) -> None:
         self.batch, self.size, self.radius, self.group = lengths.shape[0], size, radius, group
+        self.whole: Segments = _PaddedSegments(lengths, size)
         self.real = (torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]).float()
 
     def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a causal ``change`` to whole utterances, as :meth:`Segments.along_time` does."""
-        return change(x.unflatten(0, (self.batch, self.size))).flatten(0, 1)
+        return self.whole.along_time(x, change)
 
-    def _slide(self, x: Tensor) -> Tensor:
-        spread = (x.unflatten(0, (self.batch, self.size)) * self.real[:, :, None]).transpose(1, 2)
-        if self.group > 1:
-            groups = (self.size + self.group - 1) // self.group
-            spread = nn.functional.pad(spread, (0, groups * self.group - self.size))
-            spread = spread.unfold(2, self.group, self.group).sum(-1)
-        width = 2 * self.radius + 1
+    def _groups(self, x: Tensor, filling: float) -> Tensor:
+        """Return the frames ``(F, D)`` as ``(B, D, groups, group)``, ``filling`` where there is none."""
+        rows = torch.where(self.real[:, :, None] > 0, x.unflatten(0, (self.batch, self.size)), filling).transpose(1, 2)
+        groups = (self.size + self.group - 1) // self.group
+        padded = nn.functional.pad(rows, (0, groups * self.group - self.size), value=filling)
+        return padded.unfold(2, self.group, self.group)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Add up the frames ``(F, D)`` of each segment: ``(B * ceil(size / group), D)``."""
+        width, spread = 2 * self.radius + 1, self._groups(x, 0.0).sum(-1)
         sums = nn.functional.avg_pool1d(spread, width, 1, self.radius, count_include_pad=True) * width
         return sums.transpose(1, 2).flatten(0, 1)
 
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest values of each segment, 0 where it has no frames; the shape is that of :meth:`sum`."""
+        best = self._groups(x, -torch.inf).amax(-1)
+        width = (1, 2 * self.radius + 1)
+        best = nn.functional.max_pool2d(best[:, :, None], width, 1, (0, self.radius))[:, :, 0]  # 1d: no dynamic export
+        return torch.where(best == -torch.inf, 0.0, best).transpose(1, 2).flatten(0, 1)
+
     def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return weighted mean and variance of each segment, both ``(B * ceil(size / group), D)``."""
-        total = self._slide(weights).clamp(min=EPSILON)
-        mean = self._slide(weights * x) / total
-        square = self._slide(weights * x.square()) / total
+        total = self.sum(weights).clamp(min=LEAST)
+        mean = self.sum(weights * x) / total
+        square = self.sum(weights * x.square()) / total
         return mean, (square - mean.square()).clamp(min=0)
 
 
@@ -177,19 +246,23 @@ def stride_mean(layers: Tensor, lengths: Tensor, stride: int, zero_tail: bool = 
 
 
 class LayerMix(nn.Module):
-    """A learned convex combination of ``N`` layers.
+    """A learned combination of ``N`` layers, convex but for "sum".
 
     ``softmax``: weights are the softmax of the parameters, as in SUPERB (https://arxiv.org/abs/2105.01051).
     ``absolute``: ``|k_i| / sum |k_j|``, starting from ones (Pepino et al. 2021, https://arxiv.org/abs/2104.03502).
+    ``sum``: the parameters themselves, of any sign and sum, drawn from a normal distribution of deviation one.
     """
 
     def __init__(self, num_layers: int, form: Mix = "softmax") -> None:
         super().__init__()
         self.form = form
-        self.k = nn.Parameter(torch.zeros(num_layers) if form == "softmax" else torch.ones(num_layers))
+        begin = {"softmax": torch.zeros, "absolute": torch.ones, "sum": torch.randn}[form]
+        self.k = nn.Parameter(begin(num_layers))
 
     def weights(self) -> Tensor:
-        """Return the weights ``(N,)``: not negative, adding up to one."""
+        """Return the weights ``(N,)``: not negative and adding up to one, but for "sum"."""
+        if self.form == "sum":
+            return self.k
         if self.form == "softmax":
             return self.k.softmax(0)
         return self.k.abs() / self.k.abs().sum()
@@ -238,56 +311,3 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.sd
-
-
-class Pooling(nn.Module):
-    """From frames ``(F, D)`` to one vector of width ``dim`` per segment."""
-
-    dim: int
-
-    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
-        raise NotImplementedError
-
-
-class MeanPooling(Pooling):
-    """The mean over time."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
-        return segments.moments(x, torch.ones_like(x[:, :1]))[0]
-
-
-class MeanStdPooling(Pooling):
-    """Mean and population standard deviation over time, concatenated."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = 2 * dim
-
-    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
-        mean, variance = segments.moments(x, torch.ones_like(x[:, :1]))
-        return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
-
-
-class AttentivePooling(Pooling):
-    """Attentive statistics (Okabe et al. 2018, https://arxiv.org/abs/1803.10963): weighted mean and deviation."""
-
-    def __init__(self, dim: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.dim = 2 * dim
-        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-
-    def forward(self, x: Tensor, segments: Segments | Windows) -> Tensor:
-        # The tanh bounds the scores, so the exponential needs no maximum taken off.
-        mean, variance = segments.moments(x, self.score(x).exp())
-        return torch.cat([mean, (variance + EPSILON**2).sqrt()], 1)
-
-
-POOLINGS: dict[str, Callable[[int], Pooling]] = {
-    "mean": MeanPooling,
-    "mean+std": MeanStdPooling,
-    "attention": AttentivePooling,
-}

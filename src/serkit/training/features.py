@@ -93,7 +93,8 @@ class FeatureSet:
     """The features of ``U`` utterances, one :class:`StreamSet` per encoder.
 
     ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss. A head sees at most
-    ``max_frames`` frames, the first ones.
+    ``max_frames`` frames, the first ones. In a ``union`` every copy of an utterance is an example of its own; otherwise
+    an utterance is one, of which a copy is drawn.
     """
 
     ids: tuple[str, ...]
@@ -101,6 +102,7 @@ class FeatureSet:
     targets: Tensor
     weights: Tensor
     max_frames: int | None = None
+    union: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,6 +111,11 @@ class FeatureSet:
     def copies(self) -> int:
         """Copies of every recording, itself included."""
         return len(self.streams[0].statistics)
+
+    @property
+    def examples(self) -> int:
+        """What an epoch goes through; in a union copy after copy."""
+        return len(self) * (self.copies if self.union else 1)
 
     def take(self, rows: Sequence[int], copies: int | None = None, weights: Tensor | None = None) -> FeatureSet:
         """Return the utterances at ``rows`` (and only the first ``copies``)."""
@@ -130,10 +137,18 @@ class FeatureSet:
         copies = [copy for copy in range(self.copies) for _ in range(len(self))]
         return self._batch(copies, list(range(len(self))) * self.copies, None)
 
-    def augmented_batch(self, rows: Sequence[int], rng: np.random.Generator, crop: float) -> Batch:
-        """Return, for each of ``rows``, a stretch of at least ``crop`` of the length of a copy drawn at random."""
-        copies = rng.integers(self.copies, size=len(rows)).tolist()
-        return self._batch(copies, list(rows), None if crop == 1 else lambda size: draw_crop(size, rng, crop))
+    def augmented_batch(self, numbers: Sequence[int], rng: np.random.Generator, crop: float) -> Batch:
+        """Return a stretch of at least ``crop`` of the length of each of the examples ``numbers``."""
+        rows = self.rows(numbers)
+        if self.union:
+            copies = [number // len(self) for number in numbers]
+        else:
+            copies = rng.integers(self.copies, size=len(rows)).tolist()
+        return self._batch(copies, rows, None if crop == 1 else lambda size: draw_crop(size, rng, crop))
+
+    def rows(self, numbers: Sequence[int]) -> list[int]:
+        """Return the utterances of the examples ``numbers``."""
+        return [number % len(self) for number in numbers]
 
     def _batch(self, copies: list[int], rows: list[int], cut: Callable[[int], slice] | None) -> Batch:
         if not self.streams[0].copies:

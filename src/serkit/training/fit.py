@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from serkit.errors import InputError
-from serkit.models.heads import Ensemble
+from serkit.models.heads import Ensemble, parameters_behind_pooling
+from serkit.models.norms import BatchNorm, settle_norms
 from serkit.training.checkpoint import Progress
 from serkit.training.features import FeatureSet
 
@@ -25,6 +26,11 @@ class TrainingOptions(BaseModel):
     ``lbfgs`` minimises the loss over all copies at once, with ``weight_decay / 2`` times the squared norm of the
     matrices added: for a linear head a convex problem with one answer, so seeds do not matter; ``epochs`` then bounds
     its iterations and ``lr``, ``schedule``, ``batch_size`` and ``crop`` do not act.
+
+    ``balance`` says what utterances count: all the same, every class the same in the training part, or every corpus in
+    every class. "count" divides by the size of the class as well, and by the sum of what the utterances of a step
+    count: PyTorch's weighted cross-entropy. ``head_l2`` times the squared norm of all parameters behind the pooling
+    (biases and batch normalisation too) is added to the loss of a step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +44,8 @@ class TrainingOptions(BaseModel):
     schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
     warmup: float = Field(0.15, ge=0, lt=1, description="share of all steps")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    balance: Literal["none", "class", "corpus-class"] = "class"
+    balance: Literal["none", "class", "count", "corpus-class"] = "class"
+    head_l2: float = Field(0.0, ge=0)
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of an utterance's frames that a step sees")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no limit")
     clip_value: float = Field(0.0, ge=0, description="largest gradient element; 0: no limit")
@@ -50,7 +57,7 @@ class TrainingOptions(BaseModel):
 def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor:
     """Return what each utterance counts ``(U,)``, with mean one.
 
-    ``class``: every class counts the same. ``corpus-class``: within a class every corpus counts the same as well.
+    ``class`` and ``count``: every class counts the same. ``corpus-class``: within a class every corpus does as well.
     """
     weights = torch.ones(len(targets))
     cells = list(zip(targets.tolist(), corpora if balance == "corpus-class" else [""] * len(corpora), strict=True))
@@ -97,7 +104,7 @@ def fit(
     if options.optimizer == "lbfgs":
         return _fit_convex(head, train, dev, options)
     optimizer = _create_optimizer(head, options)
-    steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    steps_per_epoch = math.ceil(train.examples / options.batch_size)
     state = Progress(folder, head.state_dict, head.load_state_dict, optimizer, options.checkpoint_seconds)
     state.resume()
     while state.epoch < options.epochs and not (0 < options.patience <= state.stale):
@@ -106,13 +113,16 @@ def fit(
         torch.manual_seed(seed * 100_003 + epoch)
         head.train()
         losses = []
-        for number, rows in enumerate(np.array_split(rng.permutation(len(train)), steps_per_epoch)):
+        for number, part in enumerate(np.array_split(rng.permutation(train.examples), steps_per_epoch)):
             factor = schedule_factor(options, epoch * steps_per_epoch + number, options.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            scores = head.each(train.augmented_batch(rows.tolist(), rng, options.crop))
-            index = torch.from_numpy(rows)
-            loss = _loss(scores, train.targets[index], train.weights[index], options.label_smoothing)
+            scores = head.each(train.augmented_batch(part.tolist(), rng, options.crop))
+            index = torch.tensor(train.rows(part.tolist()))
+            counts = train.weights[index]
+            counts = counts / counts.mean() if options.balance == "count" else counts
+            loss = _loss(scores, train.targets[index], counts, options.label_smoothing)
+            loss = loss + options.head_l2 * squared_norm(parameters_behind_pooling(head))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if options.clip_norm:
@@ -120,6 +130,7 @@ def fit(
             if options.clip_value:
                 nn.utils.clip_grad_value_(head.parameters(), options.clip_value)
             optimizer.step()
+            settle_norms(head)
             losses.append(float(loss.detach()) / len(head.heads))
         line: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
         if dev is not None and len(dev):
@@ -142,6 +153,8 @@ def _fit_convex(
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     if head.needs_frames or len(linear) > len(head.heads):
         raise InputError("training.optimizer: lbfgs fits linear heads only: set head.kind=pooled and head.hidden=[]")
+    if any(isinstance(module, BatchNorm) for module in head.modules()):
+        raise InputError("training.optimizer: lbfgs sees no batches: set head.batch_norm=false")
     for module in linear:
         nn.init.zeros_(module.weight)
         nn.init.zeros_(module.bias)
@@ -156,6 +169,7 @@ def _fit_convex(
         optimizer.zero_grad()
         penalty = sum(weight.square().sum() for weight in matrices)
         loss = _loss(head.each(batch), targets, weights, options.label_smoothing) + options.weight_decay / 2 * penalty
+        loss = loss + options.head_l2 * squared_norm(parameters_behind_pooling(head))
         loss.backward()
         return loss
 
@@ -188,6 +202,11 @@ def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float) ->
         scores.flatten(0, 1), targets.repeat(len(scores)), reduction="none", label_smoothing=smoothing
     )
     return (flat.view(len(scores), -1) * weights).mean(1).sum()
+
+
+def squared_norm(weights: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the squares of all that ``weights`` hold."""
+    return torch.stack([weight.square().sum() for weight in weights]).sum()
 
 
 def _create_optimizer(head: Ensemble, options: TrainingOptions) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -22,11 +22,11 @@ from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
 from serkit.models.tasks import prediction_columns
-from serkit.progress import Step, no_steps
+from serkit.progress import Report, Step, no_report, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
-from serkit.training.recipe import EncoderSection, Recipe
+from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ class Material:
         return {id: row for row, id in enumerate(self.features.ids)}
 
     def fit(
-        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+        self,
+        train_ids: Sequence[str],
+        dev_ids: Sequence[str],
+        seed: int,
+        folder: Path | None,
+        report: Report = no_report,
     ) -> tuple[Ensemble, list[dict[str, Any]]]:
         """Build a head, train it on ``train_ids`` and return it with its history.
 
-        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         rows, training = self.rows(train_ids), self.recipe.training
         corpora = [str(name) for name in self.manifest.table["corpus"]]
@@ -67,7 +72,7 @@ class Material:
         head = self._new_head()
         if self.recipe.features.normalise != "none":
             fit_standardisation(head, train_set)
-        return head, fit(head, train_set, dev_set, training, seed, folder)
+        return head, fit(head, train_set, dev_set, training, seed, folder, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
         """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
@@ -93,53 +98,58 @@ class Material:
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
-    data = recipe.data
-    if data.manifest and data.parts:
-        raise InputError(f"recipe {recipe.name}: sets both data.manifest and data.parts: leave one out")
-    if data.manifest:
-        manifest = _read_manifest(recipe, data.manifest)
-    elif data.parts:
-        manifest = _read_parts(recipe)
-    elif not data.corpora:
-        raise InputError(
-            f"recipe {recipe.name}: says no data: set data.manifest, data.parts, or data.corpora and data.root"
-        )
-    elif not data.root:
-        raise InputError(f"recipe {recipe.name}: set data.root=DIR, the folder of {' and '.join(data.corpora)}")
-    else:
-        manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
-    absent = sorted(set(data.exclude) - set(manifest.ids))
-    if absent:
-        raise InputError(f"recipe {recipe.name}: data.exclude names {absent[0]!r}, which the manifest lacks")
-    manifest = Manifest(manifest.table.filter(~pl.col("id").is_in(data.exclude)))
-    for column, value in data.where.items():
-        if column not in manifest.table.columns:
-            raise InputError(f"recipe {recipe.name}: data.where names {column!r}, which the manifest lacks")
-        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
-    labelled = manifest.with_labels(recipe.scheme())
+    labelled = read_data(recipe.data, f"recipe {recipe.name}").with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
 
 
-def _read_manifest(recipe: Recipe, path: str) -> Manifest:
-    """Read a manifest of the recipe, its recordings below ``data.root`` where that is set."""
-    manifest = Manifest.read(path, recipe.data.root or None)
-    if any(name and name.startswith(f"{PLACEHOLDER}/") for name in manifest.table["audio"]):
-        raise InputError(f"recipe {recipe.name}: {path} says {PLACEHOLDER}: set data.root=DIR, where recordings are")
+def read_data(data: DataSection, whose: str, key: str = "data") -> Manifest:
+    """Return the utterances of a section with the labels of their corpora.
+
+    Errors begin with ``whose`` and call the section ``key``.
+    """
+    if data.manifest and data.parts:
+        raise InputError(f"{whose}: sets both {key}.manifest and {key}.parts: leave one out")
+    if data.manifest:
+        manifest = _read_manifest(data, data.manifest, whose, key)
+    elif data.parts:
+        manifest = _read_parts(data, whose, key)
+    elif not data.corpora:
+        raise InputError(f"{whose}: says no data: set {key}.manifest, {key}.parts, or {key}.corpora and {key}.root")
+    elif not data.root:
+        raise InputError(f"{whose}: set {key}.root=DIR, the folder of {' and '.join(data.corpora)}")
+    else:
+        manifest = Manifest.concat(prepare_corpus(name, Path(data.root) / sub) for name, sub in data.corpora.items())
+    absent = sorted(set(data.exclude) - set(manifest.ids))
+    if absent:
+        raise InputError(f"{whose}: {key}.exclude names {absent[0]!r}, which the manifest lacks")
+    manifest = Manifest(manifest.table.filter(~pl.col("id").is_in(data.exclude)))
+    for column, value in data.where.items():
+        if column not in manifest.table.columns:
+            raise InputError(f"{whose}: {key}.where names {column!r}, which the manifest lacks")
+        manifest = Manifest(manifest.table.filter(pl.col(column) == value))
     return manifest
 
 
-def _read_parts(recipe: Recipe) -> Manifest:
-    """Stack the manifests of ``data.parts``, each under its part; no id and no recording may be in two of them."""
-    parts = {part: _read_manifest(recipe, path) for part, path in recipe.data.parts.items()}
+def _read_manifest(data: DataSection, path: str, whose: str, key: str) -> Manifest:
+    """Read a manifest, its recordings below the section's ``root`` where that is set."""
+    manifest = Manifest.read(path, data.root or None)
+    if any(name and name.startswith(f"{PLACEHOLDER}/") for name in manifest.table["audio"]):
+        raise InputError(f"{whose}: {path} says {PLACEHOLDER}: set {key}.root=DIR, where recordings are")
+    return manifest
+
+
+def _read_parts(data: DataSection, whose: str, key: str) -> Manifest:
+    """Stack the manifests of ``parts``, each under its part; no id and no recording may be in two of them."""
+    parts = {part: _read_manifest(data, path, whose, key) for part, path in data.parts.items()}
     for one, other in combinations(parts, 2):
         for what, columns in (("utterance", ["id"]), ("recording", ["audio", "start", "end"])):
             both = set(parts[one].table.select(columns).rows()) & set(parts[other].table.select(columns).rows())
             if both:
                 raise InputError(
-                    f"recipe {recipe.name}: {what} {min(both, key=str)[0]!r} is in data.parts.{one} and "
-                    f"data.parts.{other} ({len(both)} are): no utterance may be in two parts"
+                    f"{whose}: {what} {min(both, key=str)[0]!r} is in {key}.parts.{one} and "
+                    f"{key}.parts.{other} ({len(both)} are): no utterance may be in two parts"
                 )
     return Manifest.concat(Manifest(manifest.table.with_columns(part=pl.lit(part))) for part, manifest in parts.items())
 
@@ -154,6 +164,10 @@ class Encoded:
     folder: Path
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return where the features of the utterances at ``rows`` are."""
+        return replace(self, keys=tuple(tuple(copy[row] for row in rows) for copy in self.keys))
 
     def open(self) -> FeatureCache:
         """Open the cache."""
@@ -172,18 +186,32 @@ def encode_all(
 
     ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
     """
-    augmentation = Augmentation(recipe.augment.chain)
-    copies = [list_jobs(manifest, copy, augmentation.description()) for copy in range(1 + recipe.augment.copies)]
+    changes = list_changes(recipe.augment)
+    copies = [list_jobs(manifest)]
+    copies += [list_jobs(manifest, number, augmentation.description()) for augmentation, number in changes]
     keys = tuple(tuple(job.key for job in jobs) for jobs in copies)
     encoded = []
     for section in (recipe.encoder, *recipe.streams):
-        for copy, jobs in enumerate(copies):
+        for copy, (jobs, augmentation) in enumerate(zip(copies, [None, *(each for each, _ in changes)], strict=True)):
             what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
             frames = recipe.head.kind == "frames"
             found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
         encoded.append(Encoded(found.folder, found.shape, keys))
     return encoded
+
+
+def list_changes(section: AugmentSection) -> list[tuple[Augmentation, int]]:
+    """Return what makes each copy of the recordings, and the copy's number, which seeds it.
+
+    Equal chains have numbers of their own; other chains do not decide on them, so that copies are found in the cache.
+    """
+    if not section.union:
+        augmentation = Augmentation(section.chain)
+        return [(augmentation, copy + 1) for copy in range(section.copies)]
+    changes = [Augmentation(chain) for chain in section.union]
+    every = [augmentation.description() for augmentation in changes]
+    return [(augmentation, every[: place + 1].count(every[place])) for place, augmentation in enumerate(changes)]
 
 
 def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]) -> Material:
@@ -196,7 +224,8 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
     classes = recipe.labels.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
-    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames)
+    union = bool(recipe.augment.union)
+    features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames, union)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
     return Material(recipe, manifest, features, "+".join(found.folder.name for found in encoded), shapes)
 

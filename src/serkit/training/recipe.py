@@ -8,123 +8,45 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from serkit.data.labels import LabelScheme
 from serkit.errors import InputError, nearest
 from serkit.models.heads import HeadConfig
 from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
+from serkit.training.i3 import read_trees
+from serkit.training.sections import (
+    AugmentSection,
+    CorpusTest,
+    DataSection,
+    EncoderSection,
+    FeaturesSection,
+    LabelsSection,
+    ProtocolSection,
+    Section,
+)
+from serkit.training.space import SearchSection
 from serkit.training.tuning import FinetuneOptions
 
 SHIPPED = Path(str(resources.files("serkit") / "recipes"))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSection(_Section):
-    """Where utterances come from: corpora below ``root`` (name to sub-folder), or a ``manifest`` file.
-
-    ``parts`` names several manifests, each the train, dev or test part of protocol "part". With manifests, ``root`` is
-    the folder that their recordings are in, where that is not what they say themselves.
-    ``where`` keeps the rows whose columns have these values, such as ``{channel = "speech"}``; ``exclude`` lists ids
-    of utterances that are left out.
-    """
-
-    root: str = ""
-    corpora: dict[str, str] = {}
-    manifest: str = ""
-    parts: dict[Literal["train", "dev", "test"], str] = {}
-    where: dict[str, str] = {}
-    exclude: tuple[str, ...] = ()
-
-
-class LabelsSection(_Section):
-    """The classes in order, labels merged into them, labels left out."""
-
-    classes: tuple[str, ...]
-    merge: dict[str, str] = {}
-    drop: tuple[str, ...] = ()
-
-
-class ProtocolSection(BaseModel):
-    """A protocol by name with its options; ``dev`` 0 trains on all training speakers, without early stopping.
-
-    ``seed`` "run" draws the folds anew for every seed of the recipe.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-    dev: float = 0.2
-    seed: int | Literal["run"] = 0
-
-    def options(self, seed: int) -> dict[str, Any]:
-        """Return everything but the name, for the run's ``seed``."""
-        options = {key: value for key, value in self.model_dump().items() if key != "name"}
-        return {**options, "seed": seed if self.seed == "run" else self.seed}
-
-
-class EncoderSection(_Section):
-    """An encoder by name, the ``layers`` the head sees, what is done to waveforms first (see ``create_encoder``).
-
-    ``layers`` are numbers, negative ones counted from the last, or "all". ``stride`` frames are averaged
-    (``zero_tail``: see :func:`~serkit.models.layers.stride_mean`). ``scalar`` standardises a layer's dimensions alike.
-    """
-
-    name: str = "whisper"
-    layers: tuple[int, ...] | Literal["all"] = "all"
-    trim: float | None = None
-    level: float | None = None
-    limit: float | None = Field(None, gt=0)
-    options: dict[str, Any] = {}
-    stride: int = Field(1, ge=1)
-    zero_tail: bool = False
-    scalar: bool = False
-
-    def chosen(self, num_layers: int) -> tuple[int, ...]:
-        """Return the numbers of the layers, of ``num_layers``; raises ``InputError`` for those that do not exist."""
-        if self.layers == "all":
-            return tuple(range(num_layers))
-        if not self.layers or not all(-num_layers <= layer < num_layers for layer in self.layers):
-            there = f"there are 0 to {num_layers - 1}, or -1 for the last"
-            raise InputError(f"encoder {self.name}: layers is {list(self.layers)}, {there}")
-        return tuple(layer % num_layers for layer in self.layers)
-
-
-class FeaturesSection(_Section):
-    """How frames reach the head.
-
-    ``normalise`` by training statistics, by speaker (transductive; ``speaker`` is the column that tells them apart) or
-    not at all. A head sees the first ``max_frames`` frames, strides counted once.
-    """
-
-    normalise: Literal["none", "global", "speaker"] = "global"
-    speaker: str = "speaker"
-    max_frames: int | None = Field(None, ge=1)
-
-
-class AugmentSection(_Section):
-    """``copies`` augmented copies of every training recording, each through ``chain`` with a seed of its own.
-
-    Fine-tuning takes no copies: a recording goes through ``chain`` anew every time.
-    """
-
-    copies: int = Field(0, ge=0)
-    chain: tuple[dict[str, Any], ...] = ()
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
     ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
-    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached.
+    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. ``tests`` are
+    corpora that every trained model is applied to afterwards. ``search`` says what ``serkit search`` tries; training
+    looks at neither.
     """
 
     name: str
@@ -141,6 +63,8 @@ class Recipe(_Section):
     training: TrainingOptions = TrainingOptions()
     finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+    tests: dict[str, CorpusTest] | None = None
+    search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
@@ -171,26 +95,117 @@ def list_recipes() -> dict[str, Path]:
     return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in files}
 
 
-def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by shipped name or by path, apply ``overrides`` (``section.key=value``) and validate it.
 
     Values are TOML (``training.lr=1e-3``, ``seeds=[0,1]``); what is not TOML is a string. Raises ``InputError`` naming
-    the key and the nearest known one.
+    the key and the nearest known one, and for a file of several recipes (:func:`load_variants`).
     """
-    tree = _load_tree(str(name), ())
+    variants = load_variants(name, overrides)
+    if len(variants) > 1:
+        named = ", ".join("+".join(variant.levels.values()) for variant in variants[:4])
+        raise InputError(f"recipe {name}: is an experiment of {len(variants)} recipes ({named}, ...): name one recipe")
+    return variants[0].recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recipe of an experiment: the ``levels`` (factor to level) that tell it from the others."""
+
+    levels: dict[str, str]
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The levels, joined; empty for a recipe without factors."""
+        return "+".join(self.levels.values())
+
+
+def load_variants(name: str | Path, overrides: Sequence[str] = ()) -> list[Variant]:
+    """Load every recipe of a file with ``factors``; a file without them is one recipe.
+
+    ``[factors.FACTOR.LEVEL]`` holds what a level changes in the recipe; levels of different factors are crossed:
+    two factors of two and three levels make six recipes. ``overrides`` win over levels. A ``.json`` file is an
+    experiment of :mod:`~serkit.training.i3`, its models the levels. Raises ``InputError`` as :func:`load_recipe` does.
+    """
+    if str(name).endswith(".json"):
+        tree, models = read_trees(name, dict(_parse(each, "section.key=value") for each in overrides))
+        factors: dict[str, Any] = {"model": models}
+    else:
+        tree = _load_tree(str(name), ())
+        factors = tree.pop("factors", {})
+    for factor, levels in factors.items():
+        if not isinstance(levels, dict) or not levels or not all(isinstance(level, dict) for level in levels.values()):
+            raise InputError(f"recipe {name}: factors.{factor} holds tables, one for each level, of what it changes")
+    return [
+        _create_variant(str(name), tree, dict(zip(factors, chosen, strict=True)), factors, overrides)
+        for chosen in product(*factors.values())
+    ]
+
+
+def _create_variant(
+    name: str, tree: dict[str, Any], levels: dict[str, str], factors: dict[str, Any], overrides: Sequence[str]
+) -> Variant:
+    made = deepcopy(tree)
+    for factor, level in levels.items():
+        made = _merge(made, factors[factor][level])
     for override in overrides:
-        _apply(tree, override)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(f"recipe {name}: {_explain(error)}") from error
+        _apply(made, override)
+    variant = "+".join(levels.values())
+    if variant:
+        made["name"] = f"{made.get('name', name)}/{variant}"
+    return Variant(levels, _validate(made, f"{name} ({variant})" if variant else name))
+
+
+def read_summary(name: str | Path) -> str:
+    """Return what a recipe or an experiment says of itself, and how many recipes an experiment has."""
+    variants = load_variants(name)
+    counted = f" ({len(variants)} recipes)" if len(variants) > 1 else ""
+    return variants[0].recipe.summary + counted
+
+
+def change_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return ``recipe`` with other ``values`` of keys such as ``training.lr``; raises as :func:`load_recipe` does."""
+    tree = _tree(recipe)
+    for key, value in values.items():
+        _set(tree, key, value, f"{key}={value}")
+    return _validate(tree, recipe.name)
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    """Return the value of a key such as ``training.lr``, as TOML has it; None where there is none."""
+    found: Any = _tree(recipe)
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def takes_fractions(key: str) -> bool | None:
+    """Tell whether ``key`` of a recipe takes fractions; None where anything goes, as for an encoder's options."""
+    *sections, last = key.split(".")
+    model = _model_at(sections)
+    if model is None or last not in model.model_fields:
+        return None
+    kind = model.model_fields[last].annotation
+    return float in (kind, *get_args(kind))
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(json.loads(recipe.model_dump_json(exclude_none=True)))
+    return tomli_w.dumps(_tree(recipe))
+
+
+def _tree(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(recipe.model_dump_json(exclude_none=True))
+
+
+def _validate(tree: dict[str, Any], name: str | Path) -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"recipe {name}: {_explain(error)}") from error
 
 
 def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return _merge(merged, tree)
 
 
-REPLACED = {"corpora", "parts", "merge", "where", "options"}
+REPLACED = {"corpora", "parts", "merge", "where", "options", "space"}
 """Tables that an extending recipe replaces as a whole instead of adding to."""
 
 
@@ -248,7 +263,10 @@ def _parse(override: str, form: str) -> tuple[str, Any]:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    key, value = _parse(override, "section.key=value")
+    _set(tree, *_parse(override, "section.key=value"), override)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
     if key == "encoder" and isinstance(value, str):
         kept = {name: old for name, old in tree.get("encoder", {}).items() if name != "options"}
         tree["encoder"] = {**kept, "name": value}
@@ -268,10 +286,20 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model: Any = Recipe
-        for part in first["loc"][:-1]:
-            kind = model.model_fields[part].annotation
-            model = next((each for each in get_args(kind) if each is not type(None)), kind)
-        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields)}"
+        model = _model_at(first["loc"][:-1])
+        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields if model else ())}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{where}: {said.lower()}" if where else said
+
+
+def _model_at(parts: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the section at ``parts``; None where the recipe is open, as below an encoder's options."""
+    model: type[BaseModel] | None = Recipe
+    for part in parts:
+        if model is not None and part not in model.model_fields:
+            continue  # a place in a list, or a key of a table, of sections
+        kind = None if model is None else model.model_fields[str(part)].annotation
+        inner = [each for outer in (kind, *get_args(kind)) for each in (outer, *get_args(outer))]
+        models = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
+        model = models[0] if models else None
+    return model

@@ -17,13 +17,13 @@ from serkit.models.heads import create_head, layer_weights
 from serkit.models.model import Model
 from serkit.models.tasks import EmotionTask, create_tasks
 from serkit.processes import leads
-from serkit.progress import print_epoch
+from serkit.progress import Report, no_report, print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
 from serkit.training.finetune import create_accelerator, finetune, predict
 from serkit.training.fit import balance_weights
-from serkit.training.material import encoder_spec
+from serkit.training.material import encoder_spec, list_changes
 from serkit.training.recipe import Recipe
 from serkit.training.tuning import (
     FinetuneOptions,
@@ -54,26 +54,34 @@ class Recordings:
         return self._encoder().fingerprint()
 
     def fit(
-        self, train_ids: Sequence[str], dev_ids: Sequence[str], seed: int, folder: Path | None
+        self,
+        train_ids: Sequence[str],
+        dev_ids: Sequence[str],
+        seed: int,
+        folder: Path | None,
+        report: Report = no_report,
     ) -> tuple[Model, list[dict[str, Any]]]:
         """Build a model, train it on ``train_ids`` and return it with its history.
 
-        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints.
+        ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         recipe, options = self.recipe, self._options
         torch.manual_seed(seed)
         model = self._new_model(train_ids)
         augmentation = Augmentation(recipe.augment.chain) if recipe.augment.chain else None
         train = self._set(model, train_ids, augmentation, recipe.training.crop)
+        if recipe.augment.union:
+            train = train.with_copies(list_changes(recipe.augment))
         dev = self._set(model, dev_ids) if dev_ids else None
         if recipe.features.normalise == "global":
             self._standardise(model, train)
 
-        def report(line: dict[str, Any]) -> None:
+        def tell(line: dict[str, Any]) -> None:
             if folder is not None and leads():  # epochs take minutes
                 print_epoch(folder.name, line, recipe.training.epochs)
+            report(line)
 
-        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, report)
+        return model, finetune(model, train, dev, recipe.training, options, seed, folder, self.device, tell)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Model:
         """Return the model of a fold trained on ``train_ids`` from what :meth:`state` kept of it, LoRA merged."""
@@ -150,13 +158,13 @@ class Recordings:
         model.to(accelerator.device)
         plain, stride = train.plain(), self.recipe.encoder.stride
         parts = []
-        for rows in cut_step(range(len(train)), train.seconds, self._options.batches):
+        for rows in cut_step(range(len(plain)), plain.seconds, self._options.batches):
             with half_precision(self._options, accelerator.device):
                 view = model.view(plain.batch(rows).to(accelerator.device))
             frames = torch.div(view.lengths + stride - 1, stride, rounding_mode="floor")
             parts.append((view.batch.streams[0].statistics, frames))
         statistics, lengths = (torch.cat(part)[None] for part in zip(*parts, strict=True))
-        none, stream = torch.zeros(len(train)), StreamSet(statistics, lengths, ())
-        fit_standardisation(model.emotion.head, FeatureSet(train.ids, (stream,), none, none))
+        none, stream = torch.zeros(len(plain)), StreamSet(statistics, lengths, ())
+        fit_standardisation(model.emotion.head, FeatureSet(plain.ids, (stream,), none, none))
         mean, sd = stream.moments()
         model.standardise.fit(mean[-1], sd[-1])

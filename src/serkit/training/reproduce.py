@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from serkit.errors import InputError, SerkitError, nearest
-from serkit.progress import Step, no_steps
-from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe
-from serkit.training.run import train
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One recipe of the family, resolved, and the folder of its run."""
-
-    recipe: Recipe
-    folder: Path
-
-    @property
-    def finished(self) -> bool:
-        """Whether the folder holds the predictions of just this recipe."""
-        recorded = self.folder / "recipe.toml"
-        same = recorded.is_file() and recorded.read_text(encoding="utf-8") == dump_recipe(self.recipe)
-        return same and (self.folder / "predictions.parquet").is_file()
+from serkit.errors import InputError, nearest
+from serkit.training.experiment import PlannedRun
+from serkit.training.recipe import list_recipes, load_recipe
 
 
 def plan(
@@ -37,7 +20,7 @@ def plan(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     overrides: Sequence[str] = (),
-) -> list[Experiment]:
+) -> list[PlannedRun]:
     """Return the experiments of ``family`` on the corpora that ``roots`` has folders for, in the order of their names.
 
     ``encoder`` takes the place of the encoder that most recipes of the family name; recipes with another one keep it.
@@ -64,28 +47,10 @@ def plan(
         (corpus,) = recipe.data.corpora
         changes = [f"data.root={roots[corpus]}", *overrides]
         changes += [f"encoder={encoder}"] if encoder and recipe.encoder.name == usual else []
-        chosen.append(Experiment(load_recipe(f"{family}/{name}", changes), Path(folder) / name))
+        chosen.append(PlannedRun(load_recipe(f"{family}/{name}", changes), Path(folder) / name))
     if not chosen:
         names_of_corpora = " or ".join(sorted(corpora))
         raise InputError(
             f"{family}: nothing to run: give --root CORPUS=DIR for {names_of_corpora}, look at --only, --skip"
         )
     return chosen
-
-
-def run_all(
-    experiments: Sequence[Experiment],
-    cache: str | Path,
-    step: Step = no_steps,
-    workers: int | None = None,
-    device: str = "cpu",
-) -> Iterator[tuple[Experiment, SerkitError | None]]:
-    """Train what is not finished and yield each experiment with the error that stopped it, or None; others go on."""
-    for experiment in experiments:
-        try:
-            if not experiment.finished:
-                train(experiment.recipe, experiment.folder, cache, step, workers, device)
-        except SerkitError as error:
-            yield experiment, error
-        else:
-            yield experiment, None

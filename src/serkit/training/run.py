@@ -28,8 +28,10 @@ from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
 from serkit.processes import count_processes, distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
+from serkit.training.augment import Augmentation
+from serkit.training.augment.registry import Registered, list_registered, restore_registered
 from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
-from serkit.training.recipe import Recipe, dump_recipe
+from serkit.training.recipe import Recipe, dump_recipe, load_recipe
 from serkit.training.recordings import Recordings
 from serkit.training.tuning import prepare_encoder
 from serkit.training.waveforms import WaveformStore, store_waveforms
@@ -56,26 +58,19 @@ def train(
     """
     folder = Path(folder)
     step = step if leads() else no_steps
-    resolved = dump_recipe(recipe)
-    recorded = folder / "recipe.toml"
-    begun = recorded.exists() and any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
-    if begun and recorded.read_text(encoding="utf-8") != resolved:
+    begun = any(folder.rglob("*.safetensors"))  # nothing is lost where nothing was trained
+    if begun and (folder / "recipe.toml").exists() and not holds_recipe(folder, recipe):
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
-    work = [
-        (seed, fold)
-        for seed in recipe.seeds
-        for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
-    ]
+    work = list_work(recipe, manifest)
     if distributed() and recipe.finetune is None:
         raise InputError(f"recipe {recipe.name}: heads on cached features train on one process: leave out the launcher")
-    files = [_files(folder, fold, seed) for seed, fold in work]
-    pending = [each for each, pair in zip(work, files, strict=True) if not all(file.exists() for file in pair)]
+    pending = [each for each in work if not is_trained(folder, *each)]
     stored = store(recipe, manifest, Path(cache), step, workers, device)
     material = load(recipe, manifest, stored, device)
     if leads():
         (folder / "models").mkdir(parents=True, exist_ok=True)
-        write_text(recorded, resolved)
+        write_text(folder / "recipe.toml", dump_recipe(as_trained(recipe)))
         write_json(folder / "provenance.json", _provenance(material, [fold for _, fold in work]))
     trained = _train_folds(material, stored, pending, folder, 1 if device == "cuda" else workers or count_cores())
     for done, _ in enumerate(trained, len(work) - len(pending) + 1):
@@ -91,6 +86,34 @@ def train(
         write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     wait_for_all(device)
     return path
+
+
+def list_work(recipe: Recipe, manifest: Manifest) -> list[Work]:
+    """Return every seed and fold of ``recipe``."""
+    return [
+        (seed, fold)
+        for seed in recipe.seeds
+        for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
+    ]
+
+
+def is_trained(folder: Path, seed: int, fold: Fold) -> bool:
+    """Whether a run folder holds the model of a seed and fold."""
+    return all(file.exists() for file in _files(folder, fold, seed))
+
+
+def as_trained(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` without what does not change the models: later tests on other corpora, and searches."""
+    return recipe.model_copy(update={"tests": None, "search": None})
+
+
+def holds_recipe(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run folder was made by ``recipe``; options that did not exist then have their defaults."""
+    recorded = folder / "recipe.toml"
+    try:
+        return recorded.is_file() and as_trained(load_recipe(recorded)) == as_trained(recipe)
+    except InputError:
+        return False
 
 
 Stored = list[Encoded] | WaveformStore
@@ -109,7 +132,10 @@ def store(
     if recipe.finetune is None:
         return encode_all(recipe, manifest, cache, step, workers, device)
     encoder = encoder_spec(recipe.encoder).create()
-    prepare_encoder(encoder, recipe.finetune)  # says what it cannot do before recordings are read
+    # Both say what they cannot do before recordings are read.
+    prepare_encoder(encoder, recipe.finetune)
+    for chain in (recipe.augment.chain, *(recipe.augment.union or ())):
+        Augmentation(chain)
     if not leads():  # one process reads, the others find it there
         wait_for_all(device)
     stored = store_waveforms(manifest, encoder, cache, step, workers)
@@ -149,7 +175,8 @@ def _train_folds(
                 _train_fold(material, fold, seed, folder)
             yield
         return
-    context, given = multiprocessing.get_context("spawn"), (material.recipe, material.manifest, stored, threads)
+    context = multiprocessing.get_context("spawn")
+    given = (material.recipe, material.manifest, stored, threads, list_registered())
     with ProcessPoolExecutor(processes, context, _start_worker, given) as pool:
         futures = [pool.submit(_run_work, seed, fold, folder) for seed, fold in pending]
         try:
@@ -163,8 +190,11 @@ def _train_folds(
 _worker: dict[str, Material | Recordings] = {}
 
 
-def _start_worker(recipe: Recipe, manifest: Manifest, stored: Stored, threads: int) -> None:
+def _start_worker(
+    recipe: Recipe, manifest: Manifest, stored: Stored, threads: int, registered: dict[str, Registered]
+) -> None:
     end_with_parent()
+    restore_registered(registered)
     torch.set_num_threads(threads)
     # The processes share the pages of the mapped caches.
     _worker["material"] = load(recipe, manifest, stored)
@@ -205,6 +235,12 @@ def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.D
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what ``provenance.json`` of a run says; empty where there is none."""
+    path = folder / "provenance.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:
     return json.loads(_files(folder, fold, seed)[1].read_text(encoding="utf-8"))
 
@@ -226,6 +262,7 @@ def _provenance(material: Material | Recordings, folds: list[Fold]) -> dict[str,
         "encoder": recipe.encoder.model_dump(mode="json"),
         "streams": [stream.model_dump(mode="json") for stream in recipe.streams],
         "encoder_fingerprint": material.fingerprint,
+        "corpora": sorted({str(name) for name in material.manifest.table["corpus"]}),
         "manifest_fingerprint": material.manifest.fingerprint(),
         "seeds": list(recipe.seeds),
         "processes": count_processes(),

@@ -21,7 +21,7 @@ from serkit.data.files import replace_atomically, write_json
 from serkit.data.manifest import Manifest
 from serkit.encoders.base import Encoder
 from serkit.encoders.extract import list_jobs
-from serkit.errors import InputError
+from serkit.errors import AudioError, InputError
 from serkit.models.model import Waveforms
 from serkit.progress import Step, no_steps
 from serkit.training.augment import Augmentation
@@ -112,7 +112,7 @@ class WaveformSet:
 
     ``rows`` are their places in the store, ``targets`` one list per task, ``weights (U,)`` what an utterance counts in
     the loss of emotion. ``augmentation`` changes a recording anew every time, ``crop`` is the smallest share of its
-    length that a step sees.
+    length that a step sees. The last utterances may be copies that :meth:`with_copies` added.
     """
 
     ids: tuple[str, ...]
@@ -122,6 +122,7 @@ class WaveformSet:
     weights: Tensor = field(repr=False)
     augmentation: Augmentation | None = None
     crop: float = 1.0
+    changes: tuple[tuple[Augmentation, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,18 +134,50 @@ class WaveformSet:
         return [every[row] for row in self.rows]
 
     def plain(self) -> WaveformSet:
-        """Return the recordings themselves, neither changed nor cut."""
-        return replace(self, augmentation=None, crop=1.0)
+        """Return the recordings themselves, neither changed nor cut, without copies."""
+        count = self._originals
+        return replace(
+            self,
+            ids=self.ids[:count],
+            rows=self.rows[:count],
+            targets={name: values[:count] for name, values in self.targets.items()},
+            weights=self.weights[:count],
+            augmentation=None,
+            crop=1.0,
+            changes=(),
+        )
+
+    def with_copies(self, changes: Sequence[tuple[Augmentation, int]]) -> WaveformSet:
+        """Add a copy of all utterances for every change; its number and the utterance seed it, in every epoch alike."""
+        times = 1 + len(changes)
+        return replace(
+            self,
+            ids=self.ids * times,
+            rows=self.rows * times,
+            targets={name: values * times for name, values in self.targets.items()},
+            weights=self.weights.repeat(times),
+            changes=tuple(changes),
+        )
+
+    @property
+    def _originals(self) -> int:
+        return len(self) // (1 + len(self.changes))
 
     def batch(self, numbers: Sequence[int], seed: Sequence[int] = ()) -> Waveforms:
         """Return the utterances ``numbers``; ``seed`` decides, for each of them by itself, how they are changed."""
         return Waveforms.pad([torch.from_numpy(self._change(number, seed)) for number in numbers])
 
     def _change(self, number: int, seed: Sequence[int]) -> np.ndarray:
-        waveform = self.store.read(self.rows[number])
-        if self.augmentation is None and self.crop == 1:
+        waveform, copy = self.store.read(self.rows[number]), number // self._originals
+        if not copy and self.augmentation is None and self.crop == 1:
             return waveform
         rng = np.random.default_rng([*seed, number])
-        if self.augmentation is not None:
-            waveform = self.augmentation(waveform, str(rng.integers(2**63)))
+        try:
+            if copy:
+                change, counter = self.changes[copy - 1]
+                waveform = change(waveform, f"{counter}/{self.ids[number]}")
+            if self.augmentation is not None:
+                waveform = self.augmentation(waveform, str(rng.integers(2**63)))
+        except AudioError as error:
+            raise AudioError(f"utterance {self.ids[number]!r}: {error}") from error
         return waveform[draw_crop(len(waveform), rng, self.crop, SHORTEST)]

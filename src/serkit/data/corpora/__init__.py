@@ -5,9 +5,11 @@ A leaf is a module of this package with a :class:`Corpus` named ``CORPUS``; bein
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,3 +76,42 @@ def recordings(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
             yield path
+
+
+def find_table(root: Path, *names: str) -> Path | None:
+    """Return the file below ``root`` with the first of ``names`` that is there; of several, the one least deep."""
+    for name in names:
+        found = sorted(root.rglob(name), key=lambda path: (len(path.parts), path))
+        if found:
+            return found[0]
+    return None
+
+
+def read_rows(path: Path, *columns: str, separator: str = ",") -> list[dict[str, str]]:
+    """Read a table with a header, every value as text without blanks around it; raise unless it has ``columns``.
+
+    The text is UTF-8, with or without a byte order mark, or else Windows-1252.
+    """
+    reader = csv.DictReader(io.StringIO(decode(path.read_bytes(), "cp1252"), newline=""), delimiter=separator)
+    found = [name.strip() for name in reader.fieldnames or ()]
+    lost = [name for name in columns if name not in found]
+    if lost:
+        raise InputError(f"{path}: has no column {lost[0]!r} (columns: {', '.join(found)[:200]})")
+    return [{str(name).strip(): (value or "").strip() for name, value in row.items() if name} for row in reader]
+
+
+def decode(data: bytes, otherwise: str) -> str:
+    """Decode UTF-8 or, by their byte order mark, UTF-16; what is neither is taken for ``otherwise``."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode(otherwise, errors="replace")
+
+
+def look_up(names: Mapping[str, str], label: str, file: Path, what: str = "label") -> str:
+    """Return ``names[label]``; raise an ``InputError`` that names ``file`` when there is no such label."""
+    if label not in names:
+        raise InputError(f"{file}: unknown {what} {label!r} (known: {', '.join(names)})")
+    return names[label]

@@ -1,28 +1,22 @@
-"""Changes to a waveform that leave the expressed emotion alone: a list of transforms, as data, seeded per utterance.
+"""serkit's own transforms: functions of a waveform ``(S,)`` at 16 kHz, a generator, and parameters.
 
->>> chain = Augmentation([{"name": "gain", "decibels": [-6, 6]}])
->>> chain(np.ones(4, np.float32), seed="1/clip").shape
-(4,)
+A parameter that is a :data:`~serkit.training.augment.levels.Range` is drawn between its ends, for every utterance.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
-import json
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import av
 import numpy as np
+import python_stretch
 import soxr
-from scipy.signal import fftconvolve
+from scipy.signal import ShortTimeFFT, fftconvolve
 
 from serkit.data.audio import SAMPLING_RATE
-from serkit.errors import InputError, nearest
-
-Range = tuple[float, float]
+from serkit.training.augment.levels import Range, active_rms, frame_powers, integrated_loudness
 
 
 def gain(x: np.ndarray, rng: np.random.Generator, decibels: Range = (-12, 12)) -> np.ndarray:
@@ -41,7 +35,7 @@ def noise(x: np.ndarray, rng: np.random.Generator, snr: Range = (5, 30), slope: 
     spectrum[0] = 0  # an offset is no noise, and the standard deviation below would not count it
     frequency = np.maximum(np.arange(len(spectrum)), 1)
     added = np.fft.irfft(spectrum / frequency ** (rng.uniform(*slope) / 2), len(x))
-    added *= _active_rms(x) / max(added.std(), 1e-12) * 10 ** (-rng.uniform(*snr) / 20)
+    added *= active_rms(x) / max(added.std(), 1e-12) * 10 ** (-rng.uniform(*snr) / 20)
     return x + added
 
 
@@ -74,7 +68,7 @@ def reverb(x: np.ndarray, rng: np.random.Generator, seconds: Range = (0.15, 0.7)
 
 def trim(x: np.ndarray, rng: np.random.Generator, decibels: float = 35) -> np.ndarray:
     """Cut the ends that are ``decibels`` below the loudest 20 ms frame, but for 50 ms, before noise hides them."""
-    powers = _frame_powers(x)
+    powers = frame_powers(x)
     active = np.flatnonzero(powers > powers.max() * 10 ** (-decibels / 10))
     return x if not len(active) else x[max(0, active[0] * 320 - 800) : (active[-1] + 1) * 320 + 800]
 
@@ -95,58 +89,45 @@ def codec(
     return np.pad(decoded[: len(x)], (0, max(0, len(x) - len(decoded)))) * peak
 
 
-TRANSFORMS: dict[str, Callable[..., np.ndarray]] = {
-    transform.__name__: transform for transform in (trim, gain, speed, noise, tilt, lowpass, reverb, codec)
-}
+def pitch(x: np.ndarray, rng: np.random.Generator, semitones: Range = (-3, 3)) -> np.ndarray:
+    """Shift the pitch, formants with it, and keep the length (the spectral method of Signalsmith Stretch)."""
+    stretch = python_stretch.Signalsmith.Stretch(0)
+    stretch.preset(1, SAMPLING_RATE)
+    stretch.setTransposeSemitones(rng.uniform(*semitones))
+    return np.asarray(stretch.process(np.ascontiguousarray(x[None], np.float32)))[0].astype(np.float64)
 
 
-REVISION = 1
-"""Raised when a transform's code changes what it does: then cached copies are computed again."""
+def loudness(x: np.ndarray, rng: np.random.Generator, lufs: Range = (-31, -13)) -> np.ndarray:
+    """Bring it to a loudness by ITU-R BS.1770-4, in LUFS; what is below -70 LUFS stays as it is."""
+    wanted, found = rng.uniform(*lufs), integrated_loudness(x)
+    return x if found == -np.inf else x * 10 ** ((wanted - found) / 20)
 
 
-class Augmentation:
-    """A chain of transforms; each entry has a ``name``, a ``probability`` (1 when left out) and its own parameters.
+def time_mask(
+    x: np.ndarray, rng: np.random.Generator, share: Range = (0.05, 0.15), count: int = 1, fade: float = 0.005
+) -> np.ndarray:
+    """Silence ``count`` stretches, each a ``share`` of the length, with ramps of ``fade`` seconds at its ends."""
+    masked = x.copy()
+    for _ in range(count):
+        size = min(len(x), round(len(x) * rng.uniform(*share)))
+        start = int(rng.integers(len(x) - size + 1))
+        distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
+        masked[start : start + size] *= 1 - np.minimum(1, distance / max(1, round(fade * SAMPLING_RATE)))
+    return masked
 
-    The result depends on the waveform and on ``seed`` alone. Raises ``InputError`` for unknown names and parameters.
+
+def frequency_mask(x: np.ndarray, rng: np.random.Generator, width: Range = (0, 2000), count: int = 1) -> np.ndarray:
+    """Remove ``count`` bands, each ``width`` Hz wide, from the short-time spectrum; phases and length stay.
+
+    SpecAugment for waveforms (Park et al. 2019, https://arxiv.org/abs/1904.08779).
     """
-
-    def __init__(self, chain: Sequence[dict[str, Any]]) -> None:
-        self.chain = []
-        for entry in chain:
-            options = dict(entry)
-            name, probability = options.pop("name", ""), options.pop("probability", 1.0)
-            if name not in TRANSFORMS:
-                raise InputError(f"augment: no transform named {name!r}{nearest(name, TRANSFORMS)}")
-            known = list(inspect.signature(TRANSFORMS[name]).parameters)[2:]
-            for key in options:
-                if key not in known:
-                    raise InputError(f"augment: {name} has no parameter {key!r}{nearest(key, known)}")
-            self.chain.append((name, probability, options))
-
-    def __call__(self, waveform: np.ndarray, seed: str) -> np.ndarray:
-        """Return the changed waveform ``(S,)``, float32."""
-        rng = np.random.default_rng(zlib.crc32(f"{seed}|{self.description()}".encode()))
-        x = waveform.astype(np.float64)
-        for name, probability, options in self.chain:
-            if rng.random() < probability:
-                x = TRANSFORMS[name](x, rng, **options)
-        return np.ascontiguousarray(x, dtype=np.float32)
-
-    def description(self) -> str:
-        """Return the chain as canonical JSON: part of the feature cache's keys."""
-        return json.dumps([REVISION, self.chain], sort_keys=True)
-
-
-def _frame_powers(x: np.ndarray) -> np.ndarray:
-    """Return the mean square of every whole 20 ms frame; of the whole when it is shorter than one."""
-    frames = x[: len(x) // 320 * 320].reshape(-1, 320) if len(x) >= 320 else x[None]
-    return np.square(frames, dtype=np.float64).mean(1)
-
-
-def _active_rms(x: np.ndarray) -> float:
-    """Return the level of the speech: over the frames within 30 dB of the loudest."""
-    powers = _frame_powers(x)
-    return float(np.sqrt(powers[powers >= powers.max() * 1e-3].mean()))
+    transform = ShortTimeFFT(np.hanning(513)[:512], 128, SAMPLING_RATE)
+    spectrum = transform.stft(np.pad(x, (0, max(0, 512 - len(x)))))
+    for _ in range(count):
+        size = rng.uniform(*width)
+        low = rng.uniform(0, max(0.0, SAMPLING_RATE / 2 - size))
+        spectrum[(transform.f >= low) & (transform.f < low + size)] = 0
+    return transform.istft(spectrum, k1=max(512, len(x)))[: len(x)]
 
 
 def _transcode(x: np.ndarray, kind: str, bit_rate: int) -> np.ndarray:
