@@ -167,7 +167,9 @@ class _Model:
 
     def log_likelihood(self, parameters: Floats) -> float:
         """Return Laplace's approximation around the mode of the random effects, found by Newton steps."""
-        effects, value, step = self.effects.copy(), -np.inf, np.zeros(self.data.effects)
+        value = -np.inf
+        step: Floats = np.zeros(self.data.effects)
+        effects: Floats = self.effects.copy()
         for _ in range(100):
             joint, gradient, curvature = self._joint(parameters, effects)
             if joint < value - 1e-9:  # a step too far: go back half of it
@@ -177,7 +179,7 @@ class _Model:
             # Steps shrink quadratically: after one this small the mode is exact, as differences of values need it.
             if value > -np.inf and np.abs(step).max(initial=0.0) < 1e-6:
                 break
-            value, step = joint, np.linalg.solve(curvature, gradient)
+            value, step = joint, np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
             effects = effects + step
         self.effects = effects
         return joint - 0.5 * float(np.linalg.slogdet(curvature)[1]) + self.data.constant
