@@ -15,7 +15,7 @@ from serkit.evaluation.measures import measure_of, measures_of
 from serkit.evaluation.metrics import Floats
 from serkit.evaluation.paired import Pair, discordant, pair_rows
 from serkit.evaluation.planning import plan_pair
-from serkit.evaluation.predictions import distinguish_speakers, read_predictions, test_rows
+from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
 from serkit.evaluation.report import read_provenance
 from serkit.evaluation.significance import (
     PERMUTATIONS,
@@ -64,11 +64,12 @@ def compare_runs(
     utterances that one run alone gets right (None for figures that do not count right answers), ``over_seeds`` tests
     the seeds' values where both runs have five or more. ``power`` says what could have been seen, for a difference that
     ``matters`` (:func:`~serkit.evaluation.planning.plan_pair`); ``verdict`` is ``higher``, ``lower`` or ``no difference
-    shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` naming
+    shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` for
     the first utterance that only one table judges, or that has another truth or speaker in the other.
     """
     measure = measure_of(metric)
-    pair = pair_rows(*(distinguish_speakers(test_rows(table)) for table in (table_a, table_b)), measure)
+    a_rows, b_rows = (distinguish_speakers(rows_to_judge(table)) for table in (table_a, table_b))
+    pair = pair_rows(a_rows, b_rows, measure)
     of = pair.of
 
     def difference(sums: Floats) -> Floats:
@@ -222,7 +223,7 @@ def mix_folders(folders: Sequence[str | Path]) -> Numbers:
 def _read(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     path = folder / "predictions.parquet"
     try:
-        rows = test_rows(read_predictions(path))
+        rows = rows_to_judge(read_predictions(path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return rows, read_provenance(folder / "provenance.json")

@@ -60,7 +60,7 @@ def has_classes(table: pl.DataFrame) -> bool:
     return bool(classes_of(table)) or "prediction" in table.columns
 
 
-def test_rows(table: pl.DataFrame) -> pl.DataFrame:
+def rows_to_judge(table: pl.DataFrame) -> pl.DataFrame:
     """Return :func:`judged_rows`, or :func:`rated_rows` of a run that learned no classes."""
     return judged_rows(table) if has_classes(table) else rated_rows(table)
 

@@ -65,8 +65,8 @@ def create_report(
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
     utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. ``tasks`` holds what
     was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`), ``fairness`` how genders and speakers are
-    served (:func:`~serkit.evaluation.fairness.judge_fairness`). Where no classes were learned (the table has no
-    ``prediction``) there are ``tasks`` and counts alone. A figure that does not exist is null, with its ``reason``.
+    served (:func:`~serkit.evaluation.fairness.judge_fairness`); where no classes were learned (the table has no
+    ``prediction``) there is nothing but tasks and counts. A figure that does not exist is null, with its ``reason``.
     Raises ``InputError`` naming the column or utterance that is unsound.
     """
     if not has_classes(table):
@@ -116,6 +116,7 @@ def _report_ratings(table: pl.DataFrame, provenance: Numbers, resamples: int, se
         "confidence": CONFIDENCE,
         "metrics": {},
         "folds": {"count": rows["fold"].n_unique()},
+        "fairness": {},
         "tasks": tasks,
         "seeds": [{"seed": value, "n": n} for value, n in rows.group_by("seed").len().sort("seed").iter_rows()],
         "notes": [*([few] if 2 <= speakers < FEW_SPEAKERS else []), *_leaks(table, rows)],
@@ -167,7 +168,7 @@ def format_summary(report: Mapping[str, Any]) -> str:
         lines += _summarise_classes(report)
     if report["tasks"]:
         lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
-    if report["metrics"]:
+    if report["fairness"]:
         lines += ["", *write_fairness(report["fairness"], missing="-")]
     lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
     return "\n".join(lines)

@@ -29,8 +29,6 @@ TASKS = {
 }
 RATINGS = ("ccc", "mae", "mse")
 """Figures: error rates of words and characters, accuracy and UAR; of ratings CCC, mean absolute and square error."""
-AFFECT = ("arousal", "valence", "dominance")
-"""The ratings that manifests have of themselves; a run may have learned any others."""
 ABSENT = {
     "text": "no test utterance has a transcript",
     "speaker": "no test speaker was among the training speakers",
@@ -53,7 +51,7 @@ def judge_tasks(rows: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     """
     judges = {"text": _judge_text, "speaker": _judge_classes, "gender": _judge_classes}
     found = {}
-    for task in (*TASKS, *_ratings(rows)):
+    for task in (*TASKS, *list_ratings(rows)):
         columns = [f"{task}_{kind}" for kind in ("truth", "prediction")]
         missing = [name for name in columns if name not in rows.columns]
         if len(missing) == len(columns):
@@ -64,7 +62,7 @@ def judge_tasks(rows: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     return found
 
 
-def _ratings(rows: pl.DataFrame) -> list[str]:
+def list_ratings(rows: pl.DataFrame) -> list[str]:
     """Return the names of numbers that were learned, in the order of the table."""
     named = (re.fullmatch(r"(.+)_(?:truth|prediction)", column) for column in rows.columns)
     return list(dict.fromkeys(found[1] for found in named if found and found[1] not in TASKS))

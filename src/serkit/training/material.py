@@ -99,15 +99,15 @@ class Material:
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
-    found = read_data(recipe.data, f"recipe {recipe.name}")
-    labelled = _rated(recipe, found) if recipe.labels is None else found.with_labels(recipe.scheme())
+    manifest = read_data(recipe.data, f"recipe {recipe.name}")
+    labelled = _rated(recipe, manifest) if recipe.labels is None else manifest.with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
 
 
 def _rated(recipe: Recipe, manifest: Manifest) -> Manifest:
-    """Return the utterances that have a rating."""
+    """Return the utterances that have a rating; no emotion is told of what is not judged by it."""
     assert recipe.tasks.affect is not None
     known = ratings(manifest, recipe.tasks.affect.dimensions).select(pl.any_horizontal(pl.all().is_not_null()))
     return Manifest(manifest.table.filter(known.to_series()))

@@ -46,7 +46,7 @@ class Recipe(Section):
     ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
     learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. Without
     ``labels`` there is no emotion to learn: ``tasks.affect`` then is learned through ``head``. ``tests`` are corpora
-    that every trained model is applied to afterwards. ``search`` says what ``serkit search`` tries; training looks at
+    that every trained model is applied to afterwards, ``search`` says what ``serkit search`` tries; training looks at
     neither.
     """
 
@@ -92,8 +92,6 @@ class Recipe(Section):
             raise ValueError("labels: name the classes, or set tasks.affect and finetune.freeze to learn ratings alone")
         if self.tasks.emotion != EmotionConfig():
             raise ValueError("tasks.emotion: without labels there is no emotion to learn: leave it out")
-        if self.tests:
-            raise ValueError("tests: another corpus is tested by its classes, and without labels there are none")
         if self.training.monitor == "uar":
             raise ValueError("training.monitor: without labels there is no uar: set it to loss")
 

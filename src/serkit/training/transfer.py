@@ -46,17 +46,19 @@ def evaluate_on(
         raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
     recipe = load_recipe(run / "recipe.toml")
     section = section or CorpusTest()
+    if recipe.labels is None:
+        raise InputError(f"{run}: learned ratings and no classes: --on tests classes only")
     labelled, left_out = match_labels(manifest, recipe, section.merge)
     stamp = _check_speakers(run, recipe, labelled)
     plain = recipe.model_copy(update={"augment": type(recipe.augment)()})
     stored = store(plain, labelled, Path(cache), step, workers, device)
     material = load(plain, labelled, stored, device)
-    shared = [label for label in recipe.classes if label in set(labelled.table["emotion"])]
+    shared = [label for label in recipe.labels.classes if label in set(labelled.table["emotion"])]
     models = list(_each_model(run, recipe, material, device))
     tables = []
     with set_threads(1):
         for number, (fold, model) in enumerate(models):
-            columns = restrict(material.columns(model, labelled.ids), recipe.classes, shared)
+            columns = restrict(material.columns(model, labelled.ids), recipe.labels.classes, shared)
             made = predictions_table(labelled, columns)
             made = made.with_columns(fold=pl.lit(fold), seed=pl.lit(number, pl.Int64), part=pl.lit("test"))
             tables.append(made)
@@ -79,9 +81,8 @@ def read_test(recipe: Recipe, name: str) -> tuple[Manifest, CorpusTest]:
 
 def match_labels(manifest: Manifest, recipe: Recipe, merge: Mapping[str, str]) -> tuple[Manifest, dict[str, int]]:
     """Return the utterances whose class the run knows, under that class's name, and how many of others there are."""
-    if recipe.labels is None:
-        raise InputError("the run learned ratings alone: it has no classes to recognise in another corpus")
-    classes = recipe.classes
+    assert recipe.labels is not None
+    classes = recipe.labels.classes
     lost = sorted(set(merge.values()) - {*classes, *recipe.labels.merge})
     if lost:
         raise InputError(f"merge leads to {lost[0]!r}, which the run does not know{nearest(lost[0], classes)}")
