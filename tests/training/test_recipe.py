@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -330,3 +331,15 @@ def test_overrides_win_over_levels(write):
 )
 def test_a_mistake_in_an_experiment_is_named(text, message, write):
     assert message in refusal(write(MINIMAL + text))
+
+
+def test_the_sections_in_the_docs_make_recipes(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "finetuning.md"
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    given = ['[data]\nmanifest = "x"\n[labels]\nclasses = ["a", "b"]\n', ""]
+    assert len(blocks) == len(given)
+    for block, more in zip(blocks, given, strict=True):
+        (tmp_path / "docs.toml").write_text(
+            f'name = "docs"\n[protocol]\nname = "part"\n{more}{block}', encoding="utf-8"
+        )
+        assert load_recipe(tmp_path / "docs.toml").finetune.freeze == "front-end"
