@@ -23,7 +23,7 @@ from serkit.evaluation.significance import Test, holm, t_from_summaries
 class Cells:
     """Summaries of a full factorial design: a row for every combination of levels.
 
-    ``levels`` are the levels of each of the ``factors``, in order; ``index`` (K, F) says which level each of the K cells
+    ``levels`` are the levels of each of the ``factors``, in order; ``index`` (K, F) says which level each of K cells
     has; ``mean``, ``sd`` (sample, ddof 1) and ``n`` are (K,).
     """
 
@@ -144,7 +144,7 @@ def analyse(cells: Cells, kind: int = 2) -> list[Effect]:
     columns = {term: _code(cells, term) for term in terms}
     inner = float((cells.n - 1) @ cells.sd**2)
     df_inner = int(cells.n.sum()) - len(cells.n)
-    mean, sd, n = cells.merge()
+    _, sd, n = cells.merge()
     whole, error = sd**2 * (n - 1), inner / df_inner
     effects = []
     for term in terms:

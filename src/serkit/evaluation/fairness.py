@@ -24,6 +24,7 @@ FEW = 5
 FEW_UTTERANCES = 10
 
 ALONE = "fewer than two speakers of a gender"
+NAMELESS = "some speakers are unknown"
 
 Numbers = dict[str, Any]
 
@@ -38,18 +39,19 @@ def judge_fairness(
 
     ``gender`` holds ``groups`` {name: ``n``, ``speakers``, ``uar``, ``recall`` {class: figure}} over the ``classes``
     that all of them have; ``uar_gap``: the largest difference of their UAR, ``higher`` and ``lower`` naming them;
-    ``opportunity`` {class: figure}: the same for the recall of each class, and ``opportunity_gap``, the largest of these
-    with its ``class`` (equal opportunity: Hardt, Price & Srebro, NeurIPS 2016). Intervals of gaps are signed, higher
-    minus lower, so one that contains 0 shows none; they take the pair as named beforehand, while ``by_chance`` (95 % of
-    the random deals stay below it) and ``p`` of both gaps know that they are the largest. ``worst`` is the group with the
-    lowest UAR, ``worst_recall`` the class and group with the lowest recall (Sagawa et al., ICLR 2020); ``again`` is the
-    share of resamples in which it is the lowest too. With fewer than two known genders only ``reason``.
+    ``opportunity`` {class: figure}: the same for the recall of each class, and ``opportunity_gap``, the largest of
+    these with its ``class`` (equal opportunity: Hardt, Price & Srebro, NeurIPS 2016). Intervals of gaps are signed,
+    higher minus lower, so one that contains 0 shows none; they take the pair as named beforehand, while ``by_chance``
+    (95 % of the random deals stay below it) and ``p`` of both gaps know that they are the largest. ``worst`` is the
+    group with the lowest UAR, ``worst_recall`` the class and group with the lowest recall (Sagawa et al., ICLR 2020);
+    ``again`` is the share of resamples in which it is the lowest too. With fewer than two known genders only
+    ``reason``.
 
-    ``speaker`` holds ``each`` {name: ``n``, ``uar``, ``recall`` {class: figure}}, whose intervals are over that speaker's
-    utterances (Wilson's for a recall, combined for the UAR by Zou & Donner, Stat. Med. 27, 2008), ``mean`` of the
-    speakers' UAR, ``worst``, and the shares ``below_chance`` (1 / classes) and ``below_half`` (half of the mean) with
-    Wilson intervals over speakers, the ``speakers`` concerned and those ``surely`` below: their interval is too. It is
-    null where no speaker is known. ``notes`` say where there is too little to go by.
+    ``speaker`` holds ``each`` {name: ``n``, ``uar``, ``recall`` {class: figure}}, whose intervals are over the
+    speaker's utterances (Wilson's for a recall, combined for the UAR by Zou & Donner, Stat. Med. 27, 2008), ``mean`` of
+    the speakers' UAR, ``worst``, and the shares ``below_chance`` (1 / classes) and ``below_half`` (half of the mean)
+    with Wilson intervals over speakers, the ``speakers`` concerned and those ``surely`` below: their interval is too.
+    It is null where no speaker is known. ``notes`` say where there is too little to go by.
     """
     gender, notes = _judge_genders(rows, classes, resamples, seed)
     speaker, more = _judge_speakers(rows, classes)
@@ -111,18 +113,24 @@ def _judge_genders(rows: pl.DataFrame, classes: Sequence[str], resamples: int, s
         return {"reason": f"no class occurs with all of {', '.join(groups)}: nothing to compare"}, []
     speakers = [int((units.group == place).sum()) for place in range(len(groups))]
     clustered = known["speaker"].null_count() == 0
-    draws = _values(units.draw(resamples, seed), shared) if clustered and min(speakers) > 1 else None
+    enough = clustered and min(speakers) > 1
+    draws = _values(units.draw(resamples, seed), shared) if enough else None
     made = _Gaps(
         groups,
-        [classes[place] for place in shared],
+        [classes[place] for place in shared.tolist()],
         speakers,
         units.n[:, [0, *(shared + 1)]],
         _values(total[None], shared)[0],
         draws,
+        ALONE if clustered else NAMELESS,
     )
-    chance = _deal(units, len(groups), shared, resamples, seed) if clustered and min(speakers) > 1 else None
+    chance = _deal(units, len(groups), shared, resamples, seed) if enough else None
     notes = []
-    few = [f"{count} {name}" for name, count in zip(groups, speakers, strict=True) if count < FEW]
+    few = (
+        []
+        if not clustered
+        else [f"{count} {name}" for name, count in zip(groups, speakers, strict=True) if count < FEW]
+    )
     if few:
         notes.append(f"{', '.join(few)} known: too few speakers to speak for a gender")
     if len(shared) < len(classes):
@@ -154,6 +162,7 @@ class _Gaps:
     n: np.ndarray  # (G, 1 + C)
     values: Floats
     draws: Floats | None
+    reason: str
 
     def judge(self, chance: Floats | None) -> Numbers:
         means = mean_over(self.values, axis=1)  # (G, 1 + C)
@@ -218,7 +227,7 @@ class _Gaps:
         value, sd = over_seeds(values)
         n = int(utterances)
         if drawn is None:
-            return Figure(value, None, None, n, "no interval", sd, ALONE)
+            return Figure(value, None, None, n, "no interval", sd, self.reason)
         means = mean_over(drawn, axis=1)
         tail = 50 * (1 - CONFIDENCE)
         low, high = np.percentile(means[~np.isnan(means)], [tail, 100 - tail])
@@ -279,7 +288,7 @@ def _judge_speaker(sums: Floats, n: int, classes: Sequence[str]) -> Numbers:
             "high": float(b),
             "n": round(float(counts[place])),
         }
-        for place, a, b in zip(has, low, high, strict=True)
+        for place, a, b in zip(has.tolist(), low, high, strict=True)
     }
     uar = Figure(value, max(0.0, value - reach[0]), min(1.0, value + reach[1]), n, method, None)
     return {"n": n, "uar": uar.as_dict(), "recall": figures}

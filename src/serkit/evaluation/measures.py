@@ -30,7 +30,7 @@ from serkit.evaluation.predictions import classes_of
 from serkit.evaluation.stats import Metric
 from serkit.evaluation.tasks import TASKS, answered_rows, hits_by_class, hits_by_speaker, list_ratings, recall_of_hits
 
-Statistics: TypeAlias = Floats | sparse.csr_array
+Statistics: TypeAlias = "Floats | sparse.csr_array"
 
 
 @dataclass(frozen=True)
