@@ -304,6 +304,10 @@ def test_ratings_alone_are_learned_and_judged(freeze, rated, root, tmp_path, ser
     })  # fmt: skip
     page = (folder / "report.html").read_text()
     assert "mean square error" in page and "Calibration" not in page and "Confusion" not in page
+    same = serkit("compare", folder, folder, "--metric", "emo_act.ccc")
+    assert same.code == 0 and "no difference shown" in same.out, same.err
+    refused = serkit("compare", folder, folder)
+    assert refused.code == 2 and "uar: the run has learned no classes" in refused.err
     refused = serkit("export", folder, "-o", tmp_path / "bundle", "--cache", root / "cache")
     assert refused.code == 2 and "learned ratings alone, and a bundle recognises classes" in refused.err
 

@@ -54,6 +54,8 @@ class Measure:
         ``InputError`` where the run has not learned the task.
         """
         if self.task is None:
+            if "prediction" not in table.columns:
+                raise InputError(f"{self.name}: the run has learned no classes: name a figure of what it has learned")
             return table
         if f"{self.task}_truth" not in table.columns:
             raise InputError(f"{self.name}: the run has not learned the task {self.task!r}")

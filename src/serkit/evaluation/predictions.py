@@ -60,6 +60,11 @@ def has_classes(table: pl.DataFrame) -> bool:
     return bool(classes_of(table)) or "prediction" in table.columns
 
 
+def rows_to_judge(table: pl.DataFrame) -> pl.DataFrame:
+    """Return :func:`judged_rows`, or :func:`rated_rows` of a run that learned no classes."""
+    return judged_rows(table) if has_classes(table) else rated_rows(table)
+
+
 def rated_rows(table: pl.DataFrame) -> pl.DataFrame:
     """Return the test rows of a run without classes, checked and sorted as :func:`judged_rows` does."""
     columns = tuple(name for name in COLUMNS if name not in ("truth", "prediction"))
