@@ -93,8 +93,9 @@ def test_every_figure_has_interval_n_and_method_or_a_reason():
         if figure["low"] is None:
             assert figure["reason"], path
         else:
-            assert 0 <= figure["low"] <= figure["high"] <= 2, path
-        if ".recall." not in path or path.startswith(".classes"):
+            gap = path.startswith((".fairness.gender.uar_gap", ".fairness.gender.opportunity"))  # signed
+            assert (-1 if gap else 0) <= figure["low"] <= figure["high"] <= 2, path
+        if ".recall." not in path or path.startswith((".classes", ".fairness.gender")):
             assert figure["method"], path
 
 
@@ -266,9 +267,9 @@ class Page(HTMLParser):
 
 
 def test_page_is_self_contained_and_accessible(tmp_path: Path):
-    html = (write_run(tmp_path, create_predictions()), write_report(tmp_path), (tmp_path / "report.html").read_text())[
-        2
-    ]
+    write_run(tmp_path, create_predictions())
+    report = write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
     page = Page(html)
     assert all(target.startswith("#") for target in page.loads)
     assert "http" not in html and "@import" not in html
@@ -281,6 +282,9 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path):
     text = " ".join(page.text)
     assert "speakers shared: 0" in text and "Expressed, not felt" in text and "three folds" in text
     assert "nan" not in text.lower().split()
+    fairness = report["fairness"]["gender"]
+    assert "Fairness" in page.text and f"{fairness['uar_gap']['value']:.3f}" in page.text
+    assert fairness["opportunity_gap"]["class"] in text.split("(equal opportunity):")[1].split(",")[0]
 
 
 def test_page_escapes_hostile_names(tmp_path: Path):
@@ -317,6 +321,8 @@ def test_summary():
     assert "speakers shared: 0" in summary and "percentile bootstrap over 6 speakers" in summary
     assert re.search(r"uar +0\.\d{3} +0\.\d{3} to 0\.\d{3} +54 ", summary)
     assert "per fold (not pooled)" in summary and "Expressed, not felt" in summary
+    assert re.search(r"fairness: uar female 0\.\d{3}, male 0\.\d{3}: gap 0\.\d{3} \(", summary)
+    assert re.search(r"speakers: lowest uar s\d 0\.\d{3} \(.*of 6 below chance \(0\.333\)", summary)
     absent = format_summary(create_report(create_predictions(seeds=1).filter(pl.col("truth") != "sad")))
     assert re.search(r"sad +- +- +0 ", absent) and "not recorded" in absent
 

@@ -23,7 +23,7 @@ from serkit.evaluation.significance import Test, holm, t_from_summaries
 class Cells:
     """Summaries of a full factorial design: a row for every combination of levels.
 
-    ``levels`` are the levels of each of the ``factors``, in order; ``index`` (K, F) says which level each of the K cells
+    ``levels`` are the levels of each of the ``factors``, in order; ``index`` (K, F) says which level each of K cells
     has; ``mean``, ``sd`` (sample, ddof 1) and ``n`` are (K,).
     """
 
@@ -86,7 +86,9 @@ def cells_from_values(values: ArrayLike, factors: Mapping[str, Sequence[Any]]) -
     groups: dict[tuple[str, ...], list[float]] = {}
     for value, *labels in zip(array.tolist(), *factors.values(), strict=True):
         groups.setdefault(tuple(map(str, labels)), []).append(value)
-    means, sds = ([float(f(g)) for g in groups.values()] for f in (np.mean, lambda g: np.std(g, ddof=1) if g[1:] else 0))
+    means, sds = (
+        [float(f(g)) for g in groups.values()] for f in (np.mean, lambda g: np.std(g, ddof=1) if g[1:] else 0)
+    )
     columns = {name: [key[place] for key in groups] for place, name in enumerate(factors)}
     return cells_of(columns, means, sds, [len(group) for group in groups.values()])
 
@@ -116,7 +118,9 @@ def cells_of(
         raise InputError(f"the combination {', '.join(twice)} stands more than once")
     missing = [way for way in product(*levels.values()) if way not in set(rows)]
     if missing:
-        raise InputError(f"no value for {', '.join(missing[0])}: every combination of levels is needed (or leave out a factor)")
+        raise InputError(
+            f"no value for {', '.join(missing[0])}: every combination of levels is needed (or leave out a factor)"
+        )
     counts, spread = np.asarray(n, dtype=np.float64), np.asarray(sd, dtype=np.float64)
     if (counts < 1).any() or counts.sum() <= len(rows) or (spread < 0).any() or not np.isfinite(spread).all():
         raise InputError("every combination needs a value, some need two or more, and deviations are 0 or more")
@@ -134,11 +138,13 @@ def analyse(cells: Cells, kind: int = 2) -> list[Effect]:
     """
     if kind not in (2, 3):
         raise InputError(f"the sums of squares must be of type 2 or 3, not {kind}")
-    terms = [term for size in range(1, len(cells.factors) + 1) for term in combinations(range(len(cells.factors)), size)]
+    terms = [
+        term for size in range(1, len(cells.factors) + 1) for term in combinations(range(len(cells.factors)), size)
+    ]
     columns = {term: _code(cells, term) for term in terms}
     inner = float((cells.n - 1) @ cells.sd**2)
     df_inner = int(cells.n.sum()) - len(cells.n)
-    mean, sd, n = cells.merge()
+    _, sd, n = cells.merge()
     whole, error = sd**2 * (n - 1), inner / df_inner
     effects = []
     for term in terms:

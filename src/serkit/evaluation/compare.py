@@ -64,11 +64,12 @@ def compare_runs(
     utterances that one run alone gets right (None for figures that do not count right answers), ``over_seeds`` tests
     the seeds' values where both runs have five or more. ``power`` says what could have been seen, for a difference that
     ``matters`` (:func:`~serkit.evaluation.planning.plan_pair`); ``verdict`` is ``higher``, ``lower`` or ``no difference
-    shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` naming
+    shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` for
     the first utterance that only one table judges, or that has another truth or speaker in the other.
     """
     measure = measure_of(metric)
-    pair = pair_rows(*(distinguish_speakers(judged_rows(table)) for table in (table_a, table_b)), measure)
+    a_rows, b_rows = (distinguish_speakers(judged_rows(table)) for table in (table_a, table_b))
+    pair = pair_rows(a_rows, b_rows, measure)
     of = pair.of
 
     def difference(sums: Floats) -> Floats:

@@ -89,7 +89,8 @@ def seed_values(folder: str | Path, metric: str = "uar") -> list[float]:
     except InputError as error:
         raise InputError(str(error) if str(place) in str(error) else f"{place}: {error}") from error
     statistics, shape = measure.statistics(rows)
-    of = tally(statistics, *(rows[name].to_list() for name in ("id", "speaker", "seed")), shape)
+    ids, speakers, seeds = (rows[name].to_list() for name in ("id", "speaker", "seed"))
+    of = tally(statistics, ids, speakers, seeds, shape)
     values = measure.value(of.total)
     return values[~np.isnan(values)].tolist()
 
@@ -97,8 +98,9 @@ def seed_values(folder: str | Path, metric: str = "uar") -> list[float]:
 def judge_experiments(cells: Cells, kind: int = 2, pairs: str = "levels", equal: bool = False) -> Numbers:
     """Return the analysis of variance of ``cells``, post-hoc t-tests and the cells themselves, ready for JSON.
 
-    ``effects`` are the rows of :func:`~serkit.evaluation.anova.analyse` with sums of squares of type ``kind``; ``pairs``
-    is ``levels`` (of every factor, over all others) or ``cells``: t-tests of all of them, with p adjusted by Holm.
+    ``effects`` are the rows of :func:`~serkit.evaluation.anova.analyse` with sums of squares of type ``kind``;
+    ``pairs`` is ``levels`` (of every factor, over all others) or ``cells``: t-tests of all of them, with p adjusted by
+    Holm.
     """
     if pairs not in ("levels", "cells"):
         raise InputError(f"the pairs to test are those of levels or of cells, not {pairs!r}")
@@ -109,7 +111,12 @@ def judge_experiments(cells: Cells, kind: int = 2, pairs: str = "levels", equal:
         "effects": [effect.as_dict() for effect in analyse(cells, kind)],
         "pairs": [pair.as_dict() for pair in found],
         "cells": [
-            {"cell": cells.name(row), "mean": float(cells.mean[row]), "sd": float(cells.sd[row]), "n": int(cells.n[row])}
+            {
+                "cell": cells.name(row),
+                "mean": float(cells.mean[row]),
+                "sd": float(cells.sd[row]),
+                "n": int(cells.n[row]),
+            }
             for row in range(len(cells.n))
         ],
     }
@@ -137,7 +144,8 @@ def format_experiments(made: Mapping[str, Any]) -> str:
         test = pair["test"]
         pairs.append(
             (
-                f"{pair['factor']}: {pair['second']} - {pair['first']}", f"{pair['means'][1]:.4f} - {pair['means'][0]:.4f}",
+                f"{pair['factor']}: {pair['second']} - {pair['first']}",
+                f"{pair['means'][1]:.4f} - {pair['means'][0]:.4f}",
                 f"{test['difference']:+.4f}", show(test.get("statistic")), show(test.get("df"), 1), show_p(test["p"]),
                 show_p(pair["p_holm"]), show(test.get("effect"), 3),
             )

@@ -24,6 +24,7 @@ FEW = 5
 FEW_UTTERANCES = 10
 
 ALONE = "fewer than two speakers of a gender"
+NAMELESS = "some speakers are unknown"
 
 Numbers = dict[str, Any]
 
@@ -38,18 +39,19 @@ def judge_fairness(
 
     ``gender`` holds ``groups`` {name: ``n``, ``speakers``, ``uar``, ``recall`` {class: figure}} over the ``classes``
     that all of them have; ``uar_gap``: the largest difference of their UAR, ``higher`` and ``lower`` naming them;
-    ``opportunity`` {class: figure}: the same for the recall of each class, and ``opportunity_gap``, the largest of these
-    with its ``class`` (equal opportunity: Hardt, Price & Srebro, NeurIPS 2016). Intervals of gaps are signed, higher
-    minus lower, so one that contains 0 shows none; they take the pair as named beforehand, while ``by_chance`` (95 % of
-    the random deals stay below it) and ``p`` of both gaps know that they are the largest. ``worst`` is the group with the
-    lowest UAR, ``worst_recall`` the class and group with the lowest recall (Sagawa et al., ICLR 2020); ``again`` is the
-    share of resamples in which it is the lowest too. With fewer than two known genders only ``reason``.
+    ``opportunity`` {class: figure}: the same for the recall of each class, and ``opportunity_gap``, the largest of
+    these with its ``class`` (equal opportunity: Hardt, Price & Srebro, NeurIPS 2016). Intervals of gaps are signed,
+    higher minus lower, so one that contains 0 shows none; they take the pair as named beforehand, while ``by_chance``
+    (95 % of the random deals stay below it) and ``p`` of both gaps know that they are the largest. ``worst`` is the
+    group with the lowest UAR, ``worst_recall`` the class and group with the lowest recall (Sagawa et al., ICLR 2020);
+    ``again`` is the share of resamples in which it is the lowest too. With fewer than two known genders only
+    ``reason``.
 
-    ``speaker`` holds ``each`` {name: ``n``, ``uar``, ``recall`` {class: figure}}, whose intervals are over that speaker's
-    utterances (Wilson's for a recall, combined for the UAR by Zou & Donner, Stat. Med. 27, 2008), ``mean`` of the
-    speakers' UAR, ``worst``, and the shares ``below_chance`` (1 / classes) and ``below_half`` (half of the mean) with
-    Wilson intervals over speakers, the ``speakers`` concerned and those ``surely`` below: their interval is too. It is
-    null where no speaker is known. ``notes`` say where there is too little to go by.
+    ``speaker`` holds ``each`` {name: ``n``, ``uar``, ``recall`` {class: figure}}, whose intervals are over the
+    speaker's utterances (Wilson's for a recall, combined for the UAR by Zou & Donner, Stat. Med. 27, 2008), ``mean`` of
+    the speakers' UAR, ``worst``, and the shares ``below_chance`` (1 / classes) and ``below_half`` (half of the mean)
+    with Wilson intervals over speakers, the ``speakers`` concerned and those ``surely`` below: their interval is too.
+    It is null where no speaker is known. ``notes`` say where there is too little to go by.
     """
     gender, notes = _judge_genders(rows, classes, resamples, seed)
     speaker, more = _judge_speakers(rows, classes)
@@ -97,9 +99,7 @@ def _count(rows: pl.DataFrame, classes: Sequence[str], groups: Sequence[str]) ->
     return _Units(sums, pairs[:, 0], np.array(n))
 
 
-def _judge_genders(
-    rows: pl.DataFrame, classes: Sequence[str], resamples: int, seed: int
-) -> tuple[Numbers, list[str]]:
+def _judge_genders(rows: pl.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> tuple[Numbers, list[str]]:
     known = rows.filter(pl.col("gender").is_not_null() & (pl.col("gender") != UNKNOWN))
     groups = sorted_names(known["gender"]) if known.height else []
     if len(groups) < 2:
@@ -113,11 +113,24 @@ def _judge_genders(
         return {"reason": f"no class occurs with all of {', '.join(groups)}: nothing to compare"}, []
     speakers = [int((units.group == place).sum()) for place in range(len(groups))]
     clustered = known["speaker"].null_count() == 0
-    draws = _values(units.draw(resamples, seed), shared) if clustered and min(speakers) > 1 else None
-    made = _Gaps(groups, [classes[place] for place in shared], speakers, units.n[:, [0, *(shared + 1)]], _values(total[None], shared)[0], draws)
-    chance = _deal(units, len(groups), shared, resamples, seed) if clustered and min(speakers) > 1 else None
+    enough = clustered and min(speakers) > 1
+    draws = _values(units.draw(resamples, seed), shared) if enough else None
+    made = _Gaps(
+        groups,
+        [classes[place] for place in shared.tolist()],
+        speakers,
+        units.n[:, [0, *(shared + 1)]],
+        _values(total[None], shared)[0],
+        draws,
+        ALONE if clustered else NAMELESS,
+    )
+    chance = _deal(units, len(groups), shared, resamples, seed) if enough else None
     notes = []
-    few = [f"{count} {name}" for name, count in zip(groups, speakers, strict=True) if count < FEW]
+    few = (
+        []
+        if not clustered
+        else [f"{count} {name}" for name, count in zip(groups, speakers, strict=True) if count < FEW]
+    )
     if few:
         notes.append(f"{', '.join(few)} known: too few speakers to speak for a gender")
     if len(shared) < len(classes):
@@ -149,6 +162,7 @@ class _Gaps:
     n: np.ndarray  # (G, 1 + C)
     values: Floats
     draws: Floats | None
+    reason: str
 
     def judge(self, chance: Floats | None) -> Numbers:
         means = mean_over(self.values, axis=1)  # (G, 1 + C)
@@ -171,9 +185,17 @@ class _Gaps:
         }
 
     def _group(self, place: int) -> Numbers:
-        made = [self._figure(self.values[place, :, at], self._drawn(place, at), self.n[place, at]) for at in range(len(self.classes) + 1)]
+        made = [
+            self._figure(self.values[place, :, at], self._drawn(place, at), self.n[place, at])
+            for at in range(len(self.classes) + 1)
+        ]
         recall = {name: figure.as_dict() for name, figure in zip(self.classes, made[1:], strict=True)}
-        return {"n": int(self.n[place, 0]), "speakers": self.speakers[place], "uar": made[0].as_dict(), "recall": recall}
+        return {
+            "n": int(self.n[place, 0]),
+            "speakers": self.speakers[place],
+            "uar": made[0].as_dict(),
+            "recall": recall,
+        }
 
     def _drawn(self, place: int, at: int) -> Floats | None:
         return None if self.draws is None else self.draws[:, place, :, at]
@@ -183,7 +205,9 @@ class _Gaps:
         if high == low:  # all are equal: any pair says so
             high, low = 0, 1
         drawn = None if self.draws is None else self.draws[:, high, :, at] - self.draws[:, low, :, at]
-        made = self._figure(self.values[high, :, at] - self.values[low, :, at], drawn, self.n[high, at] + self.n[low, at])
+        made = self._figure(
+            self.values[high, :, at] - self.values[low, :, at], drawn, self.n[high, at] + self.n[low, at]
+        )
         return {"higher": self.groups[high], "lower": self.groups[low], **made.as_dict()}
 
     def _worst(self, means: Floats, columns: slice) -> Numbers:
@@ -203,7 +227,7 @@ class _Gaps:
         value, sd = over_seeds(values)
         n = int(utterances)
         if drawn is None:
-            return Figure(value, None, None, n, "no interval", sd, ALONE)
+            return Figure(value, None, None, n, "no interval", sd, self.reason)
         means = mean_over(drawn, axis=1)
         tail = 50 * (1 - CONFIDENCE)
         low, high = np.percentile(means[~np.isnan(means)], [tail, 100 - tail])
@@ -258,8 +282,13 @@ def _judge_speaker(sums: Floats, n: int, classes: Sequence[str]) -> Numbers:
     reach = [float(np.sqrt(((recall[has] - bound) ** 2).sum())) / len(has) for bound in (low, high)]
     method = "intervals over the utterances of the speaker, not over speakers"
     figures = {
-        classes[place]: {"value": float(recall[place]), "low": float(a), "high": float(b), "n": round(float(counts[place]))}
-        for place, a, b in zip(has, low, high, strict=True)
+        classes[place]: {
+            "value": float(recall[place]),
+            "low": float(a),
+            "high": float(b),
+            "n": round(float(counts[place])),
+        }
+        for place, a, b in zip(has.tolist(), low, high, strict=True)
     }
     uar = Figure(value, max(0.0, value - reach[0]), min(1.0, value + reach[1]), n, method, None)
     return {"n": n, "uar": uar.as_dict(), "recall": figures}
@@ -282,5 +311,11 @@ def _share(each: dict[str, Numbers], bound: float) -> Numbers:
     surely = [name for name in below if each[name]["uar"]["high"] < bound]
     share, n = len(below) / len(each), len(each)
     low, high = wilson(np.array(share), np.array(float(n)))
-    interval = {"value": share, "low": float(low), "high": float(high), "n": n, "method": "Wilson interval over speakers"}
+    interval = {
+        "value": share,
+        "low": float(low),
+        "high": float(high),
+        "n": n,
+        "method": "Wilson interval over speakers",
+    }
     return {"bound": bound, **interval, "speakers": below, "surely": surely}

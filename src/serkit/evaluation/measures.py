@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -23,12 +24,13 @@ from serkit.evaluation.metrics import (
     edit_counts,
     mae_of_sums,
     moments,
+    mse_of_sums,
 )
 from serkit.evaluation.predictions import classes_of
 from serkit.evaluation.stats import Metric
-from serkit.evaluation.tasks import AFFECT, TASKS, answered_rows, hits_by_class, hits_by_speaker, recall_of_hits
+from serkit.evaluation.tasks import TASKS, answered_rows, hits_by_class, hits_by_speaker, list_ratings, recall_of_hits
 
-Statistics = Floats | sparse.csr_array
+Statistics: TypeAlias = "Floats | sparse.csr_array"
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,18 @@ def measure_of(name: str) -> Measure:
     >>> measure_of("text.wer").lower_is_better
     True
     """
+    task, _, figure = name.rpartition(".")
+    if task not in (*TASKS, "") and figure in RATED:
+        return Measure(name, task, _moments, *RATED[figure])
     if name not in MEASURES:
-        raise InputError(f"no metric {name!r}{nearest(name, MEASURES)}")
+        raise InputError(f"no metric {name!r}{nearest(name, [*MEASURES, *(f'arousal.{figure}' for figure in RATED)])}")
     return MEASURES[name]
 
 
 def measures_of(table: pl.DataFrame) -> list[str]:
     """Return the names of all measures that a predictions table has columns for."""
-    return [name for name, each in MEASURES.items() if each.task is None or f"{each.task}_truth" in table.columns]
+    known = [name for name, each in MEASURES.items() if each.task is None or f"{each.task}_truth" in table.columns]
+    return known + [f"{task}.{figure}" for task in list_ratings(table) for figure in RATED]
 
 
 def _confusions(rows: pl.DataFrame) -> tuple[Statistics, tuple[int, ...]]:
@@ -115,15 +121,20 @@ def _task_measures() -> dict[str, Measure]:
         ("gender", "accuracy"): (_hits, mean_of_sums, False),
         ("gender", "uar"): (lambda rows: hits_by_class(rows, _right(rows)), recall_of_hits, False),
     }
-    makers |= {(task, "ccc"): (_moments, ccc_of_sums, False) for task in AFFECT}
-    makers |= {(task, "mae"): (_moments, mae_of_sums, True) for task in AFFECT}
     return {
         f"{task}.{name}": Measure(f"{task}.{name}", task, *makers[task, name]) for task in TASKS for name in TASKS[task]
     }
 
 
+RATED: dict[str, tuple[Metric, bool]] = {
+    "ccc": (ccc_of_sums, False),
+    "mae": (mae_of_sums, True),
+    "mse": (mse_of_sums, True),
+}
+"""Figures of ratings, and whether lower is better."""
+
 MEASURES: dict[str, Measure] = {
     **{name: Measure(name, None, _confusions, value) for name, value in FROM_CONFUSION.items()},
     **_task_measures(),
 }
-"""Every measure by name; of emotion without prefix, of other tasks ``<task>.<figure>``."""
+"""Every measure by name but those of ratings; of emotion without prefix, of other tasks ``<task>.<figure>``."""

@@ -1,7 +1,7 @@
 """Which of several systems is right more often, as a logistic model with random effects of utterances and speakers.
 
-log odds of being right = system + gender + corpus + utterance + speaker + what a speaker does to a system (+ seed). Some
-utterances and speakers are hard for every system: left out, these make observations look independent that are not.
+log odds of being right = system + gender + corpus + utterance + speaker + what a speaker does to a system (+ seed).
+Some utterances and speakers are hard for every system: left out, these make observations look independent that are not.
 
 The likelihood integrates the utterances' effects by quadrature, because one utterance has only
 as many answers as there are systems and seeds, where Laplace's approximation is poor, and those of speakers, which have
@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, gammaln, logsumexp
@@ -103,7 +102,11 @@ def fit_mixed(
     cluster = codes[integrate] if integrate else np.arange(len(hits))
     sizes = [int(codes[name].max()) + 1 for name in names]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    places = np.stack([codes[name] + offset for name, offset in zip(names, offsets, strict=False)], axis=1) if names else None
+    places = (
+        np.stack([codes[name] + offset for name, offset in zip(names, offsets, strict=False)], axis=1)
+        if names
+        else None
+    )
     data = _collect(cluster, columns, places, hits, tries, np.repeat(np.arange(len(sizes)), sizes))
     model = _Model(data, integrate is not None)
     return model.fit(
@@ -164,7 +167,9 @@ class _Model:
 
     def log_likelihood(self, parameters: Floats) -> float:
         """Return Laplace's approximation around the mode of the random effects, found by Newton steps."""
-        effects, value, step = self.effects.copy(), -np.inf, np.zeros(self.data.effects)
+        value = -np.inf
+        step: Floats = np.zeros(self.data.effects)
+        effects: Floats = self.effects.copy()
         for _ in range(100):
             joint, gradient, curvature = self._joint(parameters, effects)
             if joint < value - 1e-9:  # a step too far: go back half of it
@@ -174,7 +179,7 @@ class _Model:
             # Steps shrink quadratically: after one this small the mode is exact, as differences of values need it.
             if value > -np.inf and np.abs(step).max(initial=0.0) < 1e-6:
                 break
-            value, step = joint, np.linalg.solve(curvature, gradient)
+            value, step = joint, np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
             effects = effects + step
         self.effects = effects
         return joint - 0.5 * float(np.linalg.slogdet(curvature)[1]) + self.data.constant
@@ -182,12 +187,13 @@ class _Model:
     def _joint(self, parameters: Floats, effects: Floats) -> tuple[float, Floats, Floats]:
         """Return the joint log density of answers and effects, its gradient (K,) and negative curvature (K, K)."""
         data, spread = self.data, np.abs(parameters[self.width : self.width + self.groups])
-        base = data.design @ parameters[: self.width]
+        base: Floats = data.design @ parameters[: self.width]
         if self.groups:
             base = base + effects[data.place] @ spread
         value, score, curvature = self._clusters(base, abs(parameters[-1]) if self.integrates else 0.0)
         score, curvature = score * data.weight[:, None], curvature * data.weight[:, None, None]
-        gradient, matrix = -effects, np.eye(len(effects))
+        gradient: Floats = -effects
+        matrix = np.eye(len(effects))
         for one in range(self.groups):
             gradient = gradient + np.bincount(
                 data.place[..., one].ravel(), (score * spread[one]).ravel(), minlength=len(effects)
@@ -199,7 +205,7 @@ class _Model:
         return float(data.weight @ value - effects @ effects / 2), gradient, matrix
 
     def _clusters(self, base: Floats, spread: float) -> tuple[Floats, Floats, Floats]:
-        """Return per cluster the log likelihood (I,), its gradient (I, R) and negative curvature (I, R, R) in ``base``."""
+        """Return per cluster its log likelihood (I,), the gradient (I, R) and negative curvature (I, R, R) in base."""
         data = self.data
         if self.integrates:
             points, prior = self.grid
@@ -229,7 +235,9 @@ class _Model:
         best = found.x.copy()
         if np.abs(best).max() > 0.99 * WIDEST:
             name = [*columns, *spreads][int(np.abs(best).argmax())]
-            raise InputError(f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)")
+            raise InputError(
+                f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)"
+            )
         best[self.width :] = np.where(best[self.width :] < TINY, 0.0, best[self.width :])
         error = self._errors(best)
         where = f"{integrate} by quadrature ({len(self.grid[0])} points)" if integrate else ""

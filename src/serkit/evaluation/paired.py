@@ -18,8 +18,8 @@ from serkit.evaluation.stats import Tally, tally
 class Pair:
     """The judged rows of two runs on the same utterances, and their sums by speaker as if both runs were one.
 
-    ``rows`` have a column ``run`` (0 or 1) and ``seed`` counted within it from 0. ``of`` has the seeds of the first run,
-    ``split`` of them, before those of the second. ``left_out`` counts utterances that only one run judges.
+    ``rows`` have a column ``run`` (0 or 1) and ``seed`` counted within it from 0. ``of`` has the seeds of the first
+    run, ``split`` of them, before those of the second. ``left_out`` counts utterances that only one run judges.
     """
 
     measure: Measure
@@ -71,7 +71,7 @@ def pair_rows(table_a: pl.DataFrame, table_b: pl.DataFrame, measure: Measure) ->
 
 
 def discordant(pair: Pair) -> list[tuple[int, int]]:
-    """Return for each pair of seeds, in order, how many utterances only the first and only the second run gets right."""
+    """Return for each pair of seeds how many utterances only the first and only the second run gets right."""
     right = pair.right()
     counts = []
     for seed in range(min(pair.split, pair.of.sums.shape[1] - pair.split)):

@@ -22,7 +22,7 @@ Numbers = dict[str, Any]
 def plan_pair(pair: Pair, standard_error: float, difference: float, wanted: float = power.POWER) -> Numbers:
     """Return the power of a pair for a ``difference`` that matters, and what ``wanted`` power needs.
 
-    ``standard_error`` is the bootstrap's of the difference. ``smallest`` is the difference that is shown with ``wanted``
+    ``standard_error`` is the bootstrap's of the difference. ``smallest`` is the difference shown with ``wanted``
     power, ``power`` that for ``difference``, ``speakers`` (or ``utterances``, where whole speakers cannot be resampled)
     how many like these it takes. ``seeds`` compares means over seeds on these same utterances: ``sd``, ``power`` and
     ``needed`` a side, where both runs have two or more. ``mcnemar`` counts right answers: ``discordant`` share,
@@ -70,8 +70,13 @@ def _plan_mcnemar(pair: Pair, difference: float, wanted: float) -> Numbers | Non
     _, sizes = np.unique(units, return_counts=True)
     effect = power.design_effect(sizes, correlation or 0.0)
     found: Numbers = {"discordant": share, "correlation": correlation, "design_effect": effect}
-    if not abs(difference) <= share:
-        return {**found, "power": None, "utterances": None, "reason": "fewer utterances differ than the difference asks"}
+    if not share or abs(difference) > share:
+        return {
+            **found,
+            "power": None,
+            "utterances": None,
+            "reason": "fewer utterances differ than the difference asks",
+        }
     chance = power.power_of_mcnemar(difference, share, pair.of.n, design_effect=effect)
     return {**found, "power": chance, "utterances": power.utterances_needed(difference, share, wanted, True, effect)}
 

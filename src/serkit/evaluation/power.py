@@ -26,8 +26,8 @@ def power_of_seeds(difference: float, sd: float, seeds: int, paired: bool = Fals
     """Return the power of a t-test on the values of ``seeds`` seeds a side.
 
     ``sd`` is the standard deviation over seeds of one side, or with ``paired`` that of the paired differences
-    (:func:`sd_of_differences`). From the noncentral t distribution: Cohen, Statistical Power Analysis for the Behavioral
-    Sciences, 1988, ch. 2.
+    (:func:`sd_of_differences`). From the noncentral t distribution: Cohen, Statistical Power Analysis for the
+    Behavioral Sciences, 1988, ch. 2.
 
     >>> round(power_of_seeds(0.5, 1.0, 64), 4)
     0.8015

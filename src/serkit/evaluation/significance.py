@@ -88,7 +88,9 @@ def permute_clusters(
     units = int(counts.sum())
     exact = 2.0**units <= permutations
     size = 2**units if exact else permutations
-    text = f"swapping runs for whole units, {units} of {int(np.sum(repeats) if repeats is not None else len(one))} differ"
+    text = (
+        f"swapping runs for whole units, {units} of {int(np.sum(repeats) if repeats is not None else len(one))} differ"
+    )
     if not units or np.isnan(observed):
         return Test(f"permutation: {text}", 1.0 if not units else None, units, difference=observed)
     reach = abs(observed) - 1e-12
@@ -120,8 +122,8 @@ def mcnemar(only_first: int, only_second: int, mid: bool = True) -> Test:
     Given the discordant utterances, those that only the second run gets right are binomial with one half. ``mid``
     counts the observed outcome half (mid-p), which is less conservative than the exact test and as safe in practice;
     otherwise p is exact. ``effect`` is the odds ratio ``only_second / only_first`` with its exact (Clopper-Pearson)
-    interval ``low`` to ``high``. Utterances are taken as independent: speakers do not count here. McNemar, Psychometrika
-    12 (1947); Fagerland, Lydersen & Laake, BMC Med. Res. Methodol. 13 (2013), art. 91.
+    interval ``low`` to ``high``. Utterances are taken as independent: speakers do not count here. McNemar,
+    Psychometrika 12 (1947); Fagerland, Lydersen & Laake, BMC Med. Res. Methodol. 13 (2013), art. 91.
 
     >>> round(mcnemar(4, 14, mid=False).p, 4), round(mcnemar(4, 14).p, 4)
     (0.0309, 0.0192)
@@ -137,7 +139,9 @@ def mcnemar(only_first: int, only_second: int, mid: bool = True) -> Test:
     share = stats.binomtest(int(only_second), n).proportion_ci(CONFIDENCE, "exact")
     odds = [None if value == 1 else float(value / (1 - value)) for value in (share.low, share.high)]
     ratio = float(only_second / only_first) if only_first else None
-    return Test(f"McNemar, {kind}", min(p, 1.0), n, tail, low=odds[0], high=odds[1], effect=ratio, effect_name="odds ratio")
+    return Test(
+        f"McNemar, {kind}", min(p, 1.0), n, tail, low=odds[0], high=odds[1], effect=ratio, effect_name="odds ratio"
+    )
 
 
 def combine_dependent(p: Sequence[float]) -> float:
@@ -180,12 +184,12 @@ def t_welch(first: ArrayLike, second: ArrayLike) -> Test:
 
     Welch, Biometrika 34 (1947); Hedges, J. Educ. Stat. 6 (1981).
     """
-    return _independent(*_describe(first), *_describe(second), equal=False)
+    return _independent(_describe(first), _describe(second), equal=False)
 
 
 def t_independent(first: ArrayLike, second: ArrayLike) -> Test:
     """Test a difference of means of independent values with one variance (Student 1908); effect: Hedges' g."""
-    return _independent(*_describe(first), *_describe(second), equal=True)
+    return _independent(_describe(first), _describe(second), equal=True)
 
 
 def t_from_summaries(
@@ -200,12 +204,12 @@ def t_from_summaries(
     >>> round(made.statistic, 2), made.df
     (96.55, 878.0)
     """
-    sides = []
+    sides: list[tuple[float, float, int]] = []
     for mean, sd, n in (first, second):
         if n < 2 or sd < 0:
             raise InputError(f"a summary needs n of 2 or more and a deviation of 0 or more, got n {n} and {sd}")
-        sides += [mean, sd * (np.sqrt(n / (n - 1)) if population else 1.0), int(n)]
-    return _independent(*sides, equal=equal)
+        sides.append((mean, sd * float(np.sqrt(n / (n - 1)) if population else 1.0), int(n)))
+    return _independent(sides[0], sides[1], equal)
 
 
 def _describe(values: ArrayLike, least: int = 2) -> tuple[float, float, int]:
@@ -215,7 +219,8 @@ def _describe(values: ArrayLike, least: int = 2) -> tuple[float, float, int]:
     return float(array.mean()), float(array.std(ddof=1)), len(array)
 
 
-def _independent(mean1: float, sd1: float, n1: int, mean2: float, sd2: float, n2: int, equal: bool) -> Test:
+def _independent(first: tuple[float, float, int], second: tuple[float, float, int], equal: bool) -> Test:
+    (mean1, sd1, n1), (mean2, sd2, n2) = first, second
     name = "t-test, independent, equal variances" if equal else "Welch's t-test, independent"
     difference = mean2 - mean1
     if sd1 == sd2 == 0:

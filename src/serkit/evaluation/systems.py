@@ -17,9 +17,7 @@ COVARIATES = ("gender", "corpus")
 Numbers = dict[str, Any]
 
 
-def judge_systems(
-    tables: Mapping[str, pl.DataFrame], covariates: Sequence[str] = COVARIATES
-) -> Numbers:
+def judge_systems(tables: Mapping[str, pl.DataFrame], covariates: Sequence[str] = COVARIATES) -> Numbers:
     """Fit the mixed model of :mod:`serkit.evaluation.mixed` to the judged rows of systems on the same utterances.
 
     ``tables`` {name: rows with id, seed, truth, prediction, speaker, gender, corpus}; the first is the one to which the
@@ -67,7 +65,9 @@ def _levels(rows: pl.DataFrame, covariates: Sequence[str]) -> list[tuple[str, st
     found = []
     for column in covariates:
         counts = rows.group_by(column).agg(pl.len(), pl.col("speaker").n_unique().alias("speakers"))
-        counts = counts.filter(pl.col(column).is_not_null() & (pl.col(column) != UNKNOWN)).sort("len", column, descending=[True, False])
+        counts = counts.filter(pl.col(column).is_not_null() & (pl.col(column) != UNKNOWN)).sort(
+            "len", column, descending=[True, False]
+        )
         whole = int(counts["len"].sum()) == rows.height
         if counts.height >= 2 and whole and counts["speakers"].min() >= 2:  # type: ignore[operator]
             found += [(column, level) for level in counts[column].to_list()[1:]]
@@ -79,7 +79,9 @@ def _groups(rows: pl.DataFrame, seeds: int) -> dict[str, list[str]]:
     systems = rows["system"].to_list()
     known = [name for name in rows["speaker"].unique().to_list() if name is not None]
     if len(known) >= 2:
-        speakers = [f"s{name}" if name is not None else f"u{id}" for name, id in rows.select("speaker", "id").iter_rows()]
+        speakers = [
+            f"s{name}" if name is not None else f"u{id}" for name, id in rows.select("speaker", "id").iter_rows()
+        ]
         groups["speaker"] = speakers
         groups["speaker of a system"] = [f"{one}|{two}" for one, two in zip(speakers, systems, strict=True)]
     if seeds >= 2:

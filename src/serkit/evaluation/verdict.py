@@ -57,7 +57,9 @@ def _tests(pair: Numbers) -> str:
         said[0] += f" (Holm over {pair['comparisons']} comparisons: {write_p(pair['p_holm'])})"
     made = pair["mcnemar"]
     if made is not None:
-        said.append(f"McNemar p {write_p(made['p'])} (right in one only: {made['only_a']:.4g} and {made['only_b']:.4g})")
+        said.append(
+            f"McNemar p {write_p(made['p'])} (right in one only: {made['only_a']:.4g} and {made['only_b']:.4g})"
+        )
     seeds = pair["over_seeds"]
     if seeds is None:
         said.append(f"no test over seeds (both runs need {FEWEST_SEEDS})")
@@ -82,7 +84,12 @@ def say_power(pair: Numbers) -> str:
     said += f": {wanted} would take about"
     needs = [f"{_count(made['needed'])} {made['units']} (have {made['have']})"]
     if made["seeds"] is not None:
-        needs.append(f"{_count(made['seeds']['needed'])} seeds (have {made['seeds']['have']}) to tell training luck apart")
+        needs.append(
+            f"{_count(made['seeds']['needed'])} seeds (have {made['seeds']['have']}) to tell training luck apart"
+        )
+    counted = made["mcnemar"]
+    if counted is not None and counted["utterances"] is not None:
+        needs.append(f"{counted['utterances']} utterances (have {pair['n']}) for McNemar's test")
     return f"{said} {', '.join(needs)}"
 
 
@@ -112,14 +119,14 @@ def format_plan(made: Numbers) -> str:
     seeds, counted = made["seeds"], made["mcnemar"]
     if seeds is not None:
         lines.append(
-            f"seeds, t-test of their values on these utterances (sd {seeds['sd']:.4f}): power with {seeds['have']} a side "
-            f"{seeds['power']:.1%}; {wanted} needs {_count(seeds['needed'])} a side"
+            f"seeds, t-test of their values on these utterances (sd {seeds['sd']:.4f}): power with {seeds['have']} a "
+            f"side {seeds['power']:.1%}; {wanted} needs {_count(seeds['needed'])} a side"
         )
     if counted is not None and counted["power"] is not None:
         correlation = "unknown" if counted["correlation"] is None else f"{counted['correlation']:.3f}"
         lines.append(
-            f"right answers, McNemar (discordant {counted['discordant']:.3f}, correlation within speakers {correlation}, "
-            f"design effect {counted['design_effect']:.2f}): power {counted['power']:.1%}; "
+            f"right answers, McNemar (discordant {counted['discordant']:.3f}, correlation within speakers "
+            f"{correlation}, design effect {counted['design_effect']:.2f}): power {counted['power']:.1%}; "
             f"{wanted} needs about {_count(counted['utterances'])} utterances"
         )
     return "\n".join(lines)
