@@ -316,6 +316,8 @@ def test_the_median_is_that_of_the_same_step():
     late.report(2.0, 1)
     late.report(13.5, 2)
     assert (good.should_prune(), bad.should_prune(), late.should_prune()) == (False, True, True)
+    study.pruner = MedianPruner(first=2)
+    assert (good.should_prune(), bad.should_prune(), late.should_prune()) == (False, False, True)
 
 
 def test_hyperband_takes_the_steps_of_folds(go, judged, tmp_path):
