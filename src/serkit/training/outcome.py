@@ -17,7 +17,6 @@ import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
 from serkit.data.files import replace_atomically, write_json, write_text
-from serkit.data.manifest import Manifest
 from serkit.training.axes import Axis, read_values
 from serkit.training.recipe import Recipe, change_recipe, dump_recipe
 from serkit.training.study import study_trials, was_left, without_password
@@ -28,7 +27,6 @@ def write_outcome(
     study: optuna.Study,
     recipe: Recipe,
     axes: Sequence[Axis],
-    manifest: Manifest,
     folds: Sequence[DevFold],
     folder: Path,
     url: str,

@@ -85,7 +85,7 @@ def search(
             examiner = task.create_examiner(count_cores(), step)
             examiner.prepare(task.plain)
             _run(task, examiner, workers, until)
-        return write_outcome(study, recipe, axes, manifest, folds, folder, url, storage)
+        return write_outcome(study, recipe, axes, folds, folder, url, storage)
 
 
 def study_facts(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
