@@ -99,6 +99,8 @@ def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False
 def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
     """Raise ``InputError`` unless one ONNX graph can do what ``recipe`` does, on windows of a single recording."""
     section, limits = recipe.encoder, []
+    if recipe.labels is None:
+        raise InputError(f"{run}: learned ratings alone, and a bundle recognises classes: give the recipe labels")
     if recipe.features.normalise == "speaker":
         raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
     if recipe.streams:
@@ -148,7 +150,7 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
     tasks = describe_tasks(graph.others)
     return {
         "name": recipe.name,
-        "classes": recipe.labels.classes,
+        "classes": recipe.classes,
         "temperature": temperature,
         "min_seconds": MIN_SECONDS,
         "window_seconds": min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)

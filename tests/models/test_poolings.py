@@ -111,7 +111,9 @@ def test_in_training_padding_changes_neither_result_nor_gradient_nor_statistics(
         close(other[0], found[0][0], atol=1e-4)
         for one, two in zip(other[1:], found[0][1:], strict=True):
             for key, value in two.items():
-                torch.testing.assert_close(one[key], value, atol=1e-3, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}")
+                torch.testing.assert_close(
+                    one[key], value, atol=1e-3, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}"
+                )
 
 
 @every_pooling
@@ -128,7 +130,10 @@ def test_every_parameter_gets_a_gradient(name):
 @given(lengths=lengths_lists, extra=st.integers(0, 3), group=st.integers(1, 3))
 def test_a_window_over_everything_is_the_whole_utterance(name, lengths, extra, group):
     pool, size = built(name), max(lengths) + extra
-    counts, frames = torch.tensor(lengths), padded([random(n, DIM, seed=row) for row, n in enumerate(lengths)], size, 9.0)
+    counts, frames = (
+        torch.tensor(lengths),
+        padded([random(n, DIM, seed=row) for row, n in enumerate(lengths)], size, 9.0),
+    )
     with torch.no_grad():
         whole = pool(frames, Segments.padded(counts, size))
         around = pool(frames, Windows(counts, size, 12, group)).unflatten(0, (len(lengths), -1))

@@ -17,13 +17,12 @@ from serkit.data.text import WAV2VEC2, CharTokenizer
 from serkit.encoders.base import FrameFeatures
 from serkit.encoders.wav2vec2 import create_tiny
 from serkit.errors import InputError
+from serkit.models.affect import AffectConfig, AffectTask, create_affect
 from serkit.models.heads import Batch, HeadConfig, create_head
 from serkit.models.layers import Standardise
 from serkit.models.losses import concordance_loss
 from serkit.models.model import Model, Waveforms
 from serkit.models.tasks import (
-    AffectConfig,
-    AffectTask,
     ClassConfig,
     ClassTask,
     CtcConfig,
@@ -366,6 +365,75 @@ def test_affect_is_a_loss_of_the_step_and_its_columns_know_no_nan():
     columns = task.columns(output, view, targets)
     assert columns["valence_truth"] == [0.5, 1.0, None] and columns["arousal_truth"] == [0.25, None, None]
     assert columns["arousal_prediction"] == pytest.approx(output[:, 1].tolist()) and output.min() > 0 > output.max() - 1
+
+
+def test_the_square_error_is_one_of_utterances_and_of_what_is_known():
+    task, view = (
+        AffectTask(AffectConfig(dimensions=("valence", "arousal"), loss="mse", bounded=False), 4),
+        random_view(),
+    )
+    targets = task.targets(manifest_of({"valence": 0.5, "arousal": 0.25}, {"valence": 1.0}, {}))
+    output = task(view)
+    found = output.detach().numpy()
+    wanted = [((found[0] - [0.5, 0.25]) ** 2).mean(), (found[1, 0] - 1) ** 2, 0.0]
+    assert task.losses(output, view, targets).tolist() == pytest.approx(wanted, rel=1e-5) and not task.whole_steps
+    task.losses(output, view, targets).sum().backward()
+    assert task.linear.weight.grad.isfinite().all() and task.linear.weight.grad.any()
+
+
+def test_concordance_by_sample_variances_is_that_of_cov():
+    torch.manual_seed(1)
+    given, wanted = torch.randn(6, 2), torch.rand(6, 2)
+    wanted[4:, 1] = torch.nan
+    each = []
+    for column, known in ((0, 6), (1, 4)):
+        x, y = given[:known, column], wanted[:known, column]
+        apart = (x.mean() - y.mean()) ** 2
+        each.append(1 - 2 * torch.cov(torch.stack([x, y]))[0, 1] / (x.var() + y.var() + apart))
+    found = concordance_loss(given, wanted, sample=True)
+    assert float(found) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
+    assert float(found) != pytest.approx(float(concordance_loss(given, wanted)), rel=1e-3)
+
+
+def test_ratings_of_any_column_are_learned_in_their_range_and_told_in_their_unit():
+    train = manifest_of({"emo_act": 2.0, "emo_val": "7"}, {"emo_act": 6.0, "emo_val": "1"}, {"emo_val": "4"})
+    for bounds, wanted in (
+        (None, [[0, 1], [1, 0], [math.nan, 0.5]]),
+        ((1, 7), [[1 / 6, 1], [5 / 6, 0], [math.nan, 0.5]]),
+    ):
+        task = create_affect(AffectConfig(dimensions=("emo_act", "emo_val"), range=bounds), 4, train)
+        targets = task.targets(train)
+        assert np.allclose(torch.stack(targets), wanted, equal_nan=True)
+        columns = task.columns(torch.stack(targets).nan_to_num(0.25), None, targets)
+        assert columns["emo_act_truth"] == pytest.approx([2, 6, None]) and columns["emo_val_truth"] == [7, 1, 4]
+        assert columns["emo_val_prediction"] == pytest.approx([7, 1, 4])
+    free = create_affect(AffectConfig(dimensions=("emo_act",), bounded=False), 4, train)
+    with torch.no_grad():
+        free.linear.bias += 9
+    assert float(free(random_view()).max()) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dimensions": ("emo_dom",)}, "the manifest has no column 'emo_dom'"),
+        ({"dimensions": ("same",)}, "all utterances of the training part have the same same"),
+        ({"dimensions": ("none",)}, "no utterance of the training part has none"),
+        ({"dimensions": ("word",)}, "word must be columns of numbers"),
+    ],
+)
+def test_columns_that_hold_no_ratings_are_named(options, message):
+    train = manifest_of({"same": 1.0, "none": None, "word": "a"}, {"same": 1.0, "none": None, "word": "b"})
+    with pytest.raises(InputError, match=message):
+        create_affect(AffectConfig(**options), 4, train)
+
+
+@pytest.mark.parametrize(
+    "options", [{"dimensions": ()}, {"dimensions": ("speaker",)}, {"dimensions": ("a", "a")}, {"range": (7, 1)}]
+)
+def test_options_of_affect_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match="dimensions names different columns|lowest and the highest"):
+        AffectConfig(**options)
 
 
 # Which tasks there are

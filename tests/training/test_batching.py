@@ -136,6 +136,21 @@ def test_another_thread_is_at_most_so_many_items_ahead():
     ahead.close()
 
 
+def test_groups_that_are_seen_together_differ_by_one_utterance_at_most():
+    seconds = np.random.default_rng(0).uniform(1, 9, 37)
+    options = BatchOptions(together=4, micro_seconds=1)
+    steps = plan_epoch(seconds, 13, options, np.random.default_rng(1), whole=True)
+    assert sorted(row for step in steps for piece in step for row in piece) == list(range(37))
+    for step in steps:
+        sizes = [len(piece) for piece in step]
+        assert max(sizes) <= 4 and max(sizes) - min(sizes) <= 1 and len(sizes) == -(-sum(sizes) // 4)
+    whole = plan_epoch(seconds, 13, BatchOptions(), np.random.default_rng(1), whole=True)
+    assert [len(step) for step in whole] == [1] * 3
+    assert [[row for piece in step for row in piece] for step in steps] == [
+        step[0] for step in whole
+    ]  # as they were drawn
+
+
 def test_what_fails_there_is_raised_here():
     def make():
         yield 1

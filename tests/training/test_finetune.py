@@ -198,6 +198,88 @@ def test_concordance_sees_a_whole_step_whatever_the_cut(trained, corpus):
         assert losses["affect"] == pytest.approx(1 - np.mean(concordances), rel=1e-4)
 
 
+I3 = {"pooled_activation": "relu", "batch_norm": True, "pooling": "max"}
+
+
+def test_batch_normalisation_sees_a_whole_step_whatever_the_cut(trained):
+    cuts = [WHOLE, BatchOptions(micro_batch=1), BatchOptions(micro_seconds=1.2)]
+    runs = [trained(FinetuneOptions(lr=3e-3, batches=cut), with_(SHORT, epochs=3), tasks={}, **I3) for cut in cuts]
+    for model, data, _ in runs:
+        assert_close(runs[0][0], model)
+        norm = model.head.heads[0].decide[1]
+        assert norm.mean.any() and not norm.seen
+        options = FinetuneOptions(batches=BatchOptions(micro_batch=3))
+        assert columns_of(model, data, options)[0]["p_sad"] == pytest.approx(
+            columns_of(model, data, FinetuneOptions(batches=WHOLE))[0]["p_sad"], abs=1e-5
+        )
+
+
+def test_batch_normalisation_may_see_groups(trained, corpus, monkeypatch):
+    """Groups of four, as where gradients are accumulated: the same in plain PyTorch."""
+    found = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, closure=None):
+            weights = [weight for group in self.param_groups for weight in group["params"]]
+            found.append({id(weight): weight.grad.clone() for weight in weights})
+
+    options = FinetuneOptions(freeze="encoder", batches=BatchOptions(together=4, micro_seconds=1))
+    model = create_model(corpus[1], options=options, tasks={}, **I3)
+    data = waveform_set(model, corpus[1], corpus[0] / "cache")
+    data = replace(data, weights=torch.tensor([1.0, 2, 3, 4, 1, 1, 1, 1]))
+    plain = copy.deepcopy(model)
+    monkeypatch.setattr(finetune_module.torch.optim, "AdamW", Watching)
+    training = with_(SHORT, epochs=1, balance="count", head_l2=0.02)
+    (line,) = finetune(model, data, None, training, options, 0)
+    (step,) = finetune_module.plan_epoch(data.seconds, 8, options.batches, np.random.default_rng([0, 0]), True)
+    assert [len(piece) for piece in step] == [4, 4]
+    plain.tasks.train()
+    plain.encoder.eval()
+    loss = 0.02 * sum(weight.square().sum() for weight in plain.head.heads[0].decide.parameters())
+    for rows in step:
+        scores = plain.head.each(plain.view(data.batch(rows)).batch)[0]
+        each = F.cross_entropy(scores, torch.tensor([0, 1] * 4)[rows], reduction="none")
+        loss = loss + (each * data.weights[rows]).sum() / data.weights.sum()
+    loss.backward()
+    for (name, one), two in zip(model.tasks.named_parameters(), plain.tasks.parameters(), strict=True):
+        torch.testing.assert_close(found[0][id(one)], two.grad, atol=1e-5, rtol=1e-4, msg=lambda s, n=name: f"{n}: {s}")
+    assert line["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+def test_what_weighs_by_count_and_is_shrunk_does_not_depend_on_the_cut(trained):
+    training = with_(SHORT, epochs=3, balance="count", head_l2=0.05)
+    change = {"weights": torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8])}
+    cuts = [WHOLE, BatchOptions(micro_batch=1), BatchOptions(micro_batch=3)]
+    runs = [trained(FinetuneOptions(lr=3e-3, batches=cut), training, change=change) for cut in cuts]
+    for model, _, history in runs[1:]:
+        assert_close(runs[0][0], model)
+        assert history[-1]["loss"] == pytest.approx(runs[0][2][-1]["loss"], rel=1e-4)
+    free = trained(FinetuneOptions(lr=3e-3, batches=WHOLE), with_(training, head_l2=0), change=change)
+    assert history[0]["loss"] > free[2][0]["loss"]
+    scaled = {"weights": change["weights"] * 9}
+    again = trained(FinetuneOptions(lr=3e-3, batches=WHOLE), training, change=scaled)
+    assert_close(runs[0][0], again[0])
+
+
+def test_a_head_that_is_not_learned_is_not_shrunk(trained, corpus):
+    tasks = {"emotion": {"weight": 0}, "speaker": {"weight": 1}}
+    model, _, _ = trained(tasks=tasks, training=with_(SHORT, head_l2=1.0, weight_decay=0))
+    begun = create_model(corpus[1], tasks=tasks)
+    assert torch.equal(model.head.heads[0].decide[-1].weight, begun.head.heads[0].decide[-1].weight)
+
+
+@pytest.mark.parametrize("pooling", ["sum", "max", "attentive-statistics", "ecapa"])
+def test_every_pooling_is_fine_tuned_and_answers_alone_as_in_a_batch(pooling, trained):
+    head = {"pooling": pooling, "channels": 16, "pooled_activation": "relu", "batch_norm": True, "members": 1}
+    model, data, history = trained(training=with_(SHORT, epochs=4), tasks={}, **head)
+    assert history[-1]["loss"] < history[0]["loss"]
+    together, alone = (
+        columns_of(model, data, FinetuneOptions(batches=cut))[0]["p_sad"]
+        for cut in (WHOLE, BatchOptions(micro_batch=1))
+    )
+    assert together == pytest.approx(alone, abs=1e-5) and len(set(together)) > 1
+
+
 def test_predictions_are_in_order_and_do_not_depend_on_neighbours(trained):
     model, data, _ = trained(with_(FinetuneOptions(), lr=3e-3))
     cuts = [WHOLE, BatchOptions(micro_batch=1), BatchOptions(micro_batch=3)]
@@ -224,7 +306,7 @@ def test_the_dev_part_is_judged_by_hand(trained, monkeypatch):
     assert line["dev_loss"] == pytest.approx(1 + 20 * weights["ctc"] + 4 * weights["speaker"])
     with torch.no_grad():
         view = model.eval().view(data.batch(range(8)))
-        sums = task_losses(model.each(), view, data, range(8))
+        sums = task_losses(model.each(), view, data, range(8), data.weights)
     assert [float(value) / 8 for value in sums] == pytest.approx(list(losses.values()), rel=1e-5)
 
 

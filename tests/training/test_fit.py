@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,52 @@ def test_balance_by_hand():
     # Each class has 2.5 of 5; in class 0 corpora a and b have 1.25 each.
     assert by_both.tolist() == pytest.approx([0.625, 0.625, 1.25, 1.25, 1.25])
     assert balance_weights(targets, corpora, "class").tolist() == pytest.approx([5 / 6] * 3 + [1.25] * 2)
+
+
+def test_weights_by_count_are_those_of_pytorch(task, monkeypatch):
+    """Weighted cross-entropy divides by the weights of the batch; the penalty is that of every parameter behind."""
+    torch.manual_seed(0)
+    data = task.part(10, 4, 1)
+    targets = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
+    data = replace(data, targets=targets, weights=balance_weights(targets, ["a"] * 10, "count"))
+    config = {"members": 1, "batch_norm": True, "dropout": 0, "pooling": "mean"}
+    head, other = task.new_head(**config), task.new_head(**config)
+    gradients = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, closure=None):
+            gradients.append([weight.grad.clone() for weight in head.parameters()])
+
+    monkeypatch.setattr(fit_module.torch.optim, "AdamW", Watching)
+    options = with_(task.OPTIONS, epochs=1, batch_size=5, label_smoothing=0, balance="count", head_l2=0.03, crop=1,
+                    clip_norm=0)  # fmt: skip
+    history = fit(head, data, None, options, 1)
+    order, losses = np.random.default_rng([1, 0]).permutation(10), []
+    for rows, found in zip(np.array_split(order, 2), gradients, strict=True):
+        index = torch.from_numpy(rows)
+        scores = other.train().each(data.batch(rows.tolist()))[0]
+        loss = torch.nn.functional.cross_entropy(scores, targets[index], weight=1 / torch.tensor([5.0, 3, 2]))
+        loss = loss + 0.03 * sum(weight.norm() ** 2 for weight in other.heads[0].decide.parameters())
+        losses.append(float(loss.detach()))
+        for one, two in zip(found, torch.autograd.grad(loss, list(other.parameters())), strict=True):
+            torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    assert len(gradients) == 2 and history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert len(list(other.heads[0].decide.parameters())) == 4  # batch normalisation and the map, biases too
+
+
+def test_batch_normalisation_is_used_as_it_was_learned_and_travels_with_the_weights(task, tmp_path):
+    options = with_(task.OPTIONS, epochs=3)
+    head = task.new_head(batch_norm=True)
+    fit(head, task.part(24, 1), task.part(9, 2), options, 5, tmp_path)
+    state = head.state_dict()
+    means = [name for name in state if name.endswith("decide.0.mean")]
+    assert len(means) == 2 and all(state[name].any() for name in means)
+    again = task.new_head(seed=1, batch_norm=True)
+    again.load_state_dict(state)
+    part = task.part(9, 2)
+    one, two, alone = predict(head, part), predict(again, part, 3), predict(again, part.take([4]))
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(alone, one[4:5])
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.15, 0.5])
@@ -320,6 +367,8 @@ def test_the_convex_fit_starts_alike_even_when_it_is_cut_short(task):
 
 @pytest.mark.parametrize("config", [{"kind": "frames"}, {**CONVEX, "hidden": (4,)}])
 def test_the_convex_fit_refuses_heads_that_are_not_linear(config, task):
+    with pytest.raises(InputError, match="lbfgs sees no batches"):
+        fit(task.new_head(**CONVEX, batch_norm=True), task.part(24, 1), None, TrainingOptions(optimizer="lbfgs"), 0)
     with pytest.raises(InputError, match="lbfgs fits linear heads only"):
         fit(task.new_head(**config), task.part(24, 1), None, TrainingOptions(optimizer="lbfgs"), 0)
 

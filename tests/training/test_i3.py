@@ -149,6 +149,25 @@ def test_layer_weights_and_search(tmp_path, reference_file):
     assert recipes["before"].seeds == (0, 1, 2, 3)
 
 
+def test_ratings_are_learned_from_the_columns_that_are_named(tmp_path):
+    table = tmp_path / "ratings.csv"
+    table.write_text("path,class_id,actor,gender,emo_act,emo_val\na.wav,joy,1,male,2.5,6\nb.wav,anger,2,female,5,1.5\n")
+    backbone = {"model_path_or_name": "facebook/hubert-large-ll60k"}
+    path = write(
+        tmp_path,
+        {"model_input_files": "models", "training_dataset": {"name": "x", "data_csv": str(table)}},
+        one={**backbone, "is_regression": True, "output_column": "emo_act"},
+        several={**backbone, "output_column": ["emo_act", "emo_val"]},
+        classes=backbone,
+    )
+    recipes = {each.levels["model"]: each.recipe for each in load_variants(path)}
+    found = {name: recipe.tasks.affect for name, recipe in recipes.items()}
+    assert found["one"].dimensions == ("emo_act",) and found["one"].loss == "mse" and recipes["one"].labels is None
+    assert found["several"].dimensions == ("emo_act", "emo_val") and found["several"].loss == "sample-ccc"
+    assert found["classes"] is None and recipes["classes"].classes == ("angry", "happy")
+    assert len(load_data(recipes["several"])) == 2
+
+
 def test_the_original_split_is_one_override_away(published, reference_file):
     changes = ["protocol.name=i3-legacy"]
     recipe = next(each.recipe for each in load_variants(published / "experiments/all.json", changes))

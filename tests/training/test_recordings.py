@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from serkit.cli import app
 from serkit.data.audio import read_audio
 from serkit.data.corpora import prepare_corpus
+from serkit.data.manifest import Manifest
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
+from serkit.evaluation.metrics import ccc
 from serkit.evaluation.report import write_report
 from serkit.models.model import Waveforms
 from serkit.training import recordings as recordings_module
@@ -250,6 +252,93 @@ def test_a_recording_that_is_too_short_is_named(go, root, tmp_path):
     data = with_manifest(root, tmp_path, lambda table: pl.concat([table, row], how="diagonal_relaxed"))
     with pytest.raises(InputError, match=r"click\.wav: utterance 'click': whisper needs at least 400 samples"):
         go(tmp_path / "run", data)
+
+
+RATED = [
+    "tasks={ affect = { dimensions = ['emo_act', 'emo_val'], loss = 'sample-ccc' } }", "training.monitor=loss",
+    "training.epochs=8", "training.batch_size=16", "augment.chain=[]", "finetune.regularise={}",
+    "head={ frame_hidden = [], pooling = 'mean', pooled_activation = 'relu', batch_norm = true, dropout = 0.1 }",
+]  # fmt: skip
+
+
+@pytest.fixture
+def rated(root, tmp_path):
+    """A recipe without labels for a manifest without emotions, rated from 1 to 7 in two columns of its own."""
+    table = Manifest.read(root / "manifest.parquet").table
+    table = table.with_columns(
+        emotion=pl.lit(None, pl.String),
+        emo_act=1 + 6 * pl.col("arousal"),
+        emo_val=pl.when(pl.col("id") == "u3").then(None).otherwise(pl.Series(np.linspace(1, 7, len(table)))),
+    )
+    table.with_columns(pl.col("emo_act").cast(pl.String)).write_parquet(tmp_path / "rated.parquet")
+    text = RECIPE.format(root=root).replace(f"{root}/manifest.parquet", f"{tmp_path}/rated.parquet")
+    (tmp_path / "rated.toml").write_text(text.replace('[labels]\nclasses = ["sad", "happy"]\n', ""), encoding="utf-8")
+    return lambda *overrides: load_recipe(tmp_path / "rated.toml", [*RATED, *overrides]), table
+
+
+@pytest.mark.parametrize("freeze", ["front-end", "encoder"])
+def test_ratings_alone_are_learned_and_judged(freeze, rated, root, tmp_path, serkit):
+    recipe, table = rated
+    folder = tmp_path / "run"
+    found = pl.read_parquet(train(recipe(f"finetune.freeze={freeze}"), folder, root / "cache", workers=1))
+    tests = found.filter(pl.col("part") == "test").join(table.select("id", "emo_act", "emo_val"), on="id")
+    assert tests.height == 16 and not [name for name in found.columns if name.startswith("p_") or name == "prediction"]
+    assert tests["emo_act_truth"].to_list() == pytest.approx(tests["emo_act"].to_list(), abs=1e-5)
+    assert tests["emo_val_truth"].null_count() == 1 and tests["emo_val_prediction"].is_between(1, 7).all()
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert lines[0]["dev_loss"] == lines[0]["dev_loss_affect"] and "dev_uar" not in lines[0]
+    for fold in SPEAKERS:
+        losses = [line["loss"] for line in lines if line["fold"] == fold]
+        assert losses[-1] < losses[0]
+    kept = load_file(next((folder / "models").glob("*.safetensors")))
+    assert any(name.startswith("encoder.") for name in kept) == (freeze == "front-end")
+    said = serkit("evaluate", folder)
+    assert said.code == 0 and "task emo_act: ccc" in said.out and "uar" not in said.out, said.err
+    report = json.loads((folder / "report.json").read_text())
+    assert list(report["tasks"]) == ["emo_act", "emo_val"] and report["tasks"]["emo_val"]["without_truth"] == 1
+    errors = (tests["emo_act"] - tests["emo_act_prediction"]).to_numpy()
+    figures = {name: made["value"] for name, made in report["tasks"]["emo_act"]["metrics"].items()}
+    assert figures == pytest.approx({
+        "ccc": ccc(tests["emo_act"], tests["emo_act_prediction"]), "mae": np.abs(errors).mean(),
+        "mse": np.square(errors).mean(),
+    })  # fmt: skip
+    page = (folder / "report.html").read_text()
+    assert "mean square error" in page and "Calibration" not in page and "Confusion" not in page
+    same = serkit("compare", folder, folder, "--metric", "emo_act.ccc")
+    assert same.code == 0 and "no difference shown" in same.out, same.err
+    refused = serkit("compare", folder, folder)
+    assert refused.code == 2 and "uar: the run has learned no classes" in refused.err
+    refused = serkit("export", folder, "-o", tmp_path / "bundle", "--cache", root / "cache")
+    assert refused.code == 2 and "learned ratings alone, and a bundle recognises classes" in refused.err
+
+
+def test_one_rating_by_its_square_error_in_its_own_unit(rated, root, tmp_path):
+    recipe, table = rated
+    affect = "tasks.affect={ dimensions = ['emo_act'], loss = 'mse', range = [0, 1], bounded = false }"
+    chosen = recipe(
+        affect, "training.epochs=60", "training.lr=0.05", "finetune.freeze=encoder", "head.batch_norm=false"
+    )
+    manifest = load_data(chosen)
+    material = load(chosen, manifest, store(chosen, manifest, root / "cache", workers=1))
+    model, history = material.fit(manifest.ids, manifest.ids, 0, None)
+    columns = material.columns(model, manifest.ids)
+    errors = np.array(columns["emo_act_prediction"]) - table["emo_act"].to_numpy()
+    assert min(line["dev_loss_affect"] for line in history) == pytest.approx(np.square(errors).mean(), rel=1e-4)
+    assert history[0]["dev_loss"] > 5 and np.square(errors).mean() < table["emo_act"].var() * 1.1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tasks={}"], "labels: name the classes, or set tasks.affect"),
+        (["training.monitor=uar"], "without labels there is no uar: set it to loss"),
+        (["tasks.emotion.soft=true"], "without labels there is no emotion to learn"),
+        (["tasks.affect.dimensions=['emo_dom']"], "the manifest has no column 'emo_dom'"),
+    ],
+)
+def test_what_ratings_alone_need_is_named(overrides, message, rated):
+    with pytest.raises(InputError, match=message):
+        load_data(rated[0](*overrides))
 
 
 def test_soft_labels_change_what_is_learned(root, tmp_path):

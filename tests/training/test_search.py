@@ -24,7 +24,7 @@ from serkit.training import search as search_module
 from serkit.training import study as study_module
 from serkit.training import trials as trials_module
 from serkit.training.material import Material, load_data
-from serkit.training.recipe import change_recipe, dump_recipe, list_recipes, load_recipe
+from serkit.training.recipe import change_recipe, dump_recipe, list_recipes, load_recipe, load_variants
 from serkit.training.run import train
 from serkit.training.search import search
 from serkit.training.study import MedianPruner, fail_left, identity, is_gone, storage_url, without_password
@@ -94,8 +94,7 @@ def test_an_extending_recipe_replaces_the_space_as_a_whole(root):
 def test_a_search_changes_nothing_of_a_recipe_without_one(load, root):
     plain = load().model_copy(update={"search": None})
     assert "[search" in dump_recipe(load()) and "[search" not in dump_recipe(plain)
-    for name in list_recipes():
-        recipe = load_recipe(name)
+    for recipe in (variant.recipe for name in list_recipes() for variant in load_variants(name)):
         assert ("[search" in dump_recipe(recipe)) == (recipe.search is not None)
     assert load_recipe("ravdess/search").search is not None and load_recipe("ravdess/emobox6").search is None
 
@@ -317,6 +316,8 @@ def test_the_median_is_that_of_the_same_step():
     late.report(2.0, 1)
     late.report(13.5, 2)
     assert (good.should_prune(), bad.should_prune(), late.should_prune()) == (False, True, True)
+    study.pruner = MedianPruner(first=2)
+    assert (good.should_prune(), bad.should_prune(), late.should_prune()) == (False, False, True)
 
 
 def test_hyperband_takes_the_steps_of_folds(go, judged, tmp_path):

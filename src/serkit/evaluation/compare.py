@@ -15,7 +15,7 @@ from serkit.evaluation.measures import measure_of, measures_of
 from serkit.evaluation.metrics import Floats
 from serkit.evaluation.paired import Pair, discordant, pair_rows
 from serkit.evaluation.planning import plan_pair
-from serkit.evaluation.predictions import distinguish_speakers, judged_rows, read_predictions
+from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
 from serkit.evaluation.report import read_provenance
 from serkit.evaluation.significance import (
     PERMUTATIONS,
@@ -68,7 +68,7 @@ def compare_runs(
     the first utterance that only one table judges, or that has another truth or speaker in the other.
     """
     measure = measure_of(metric)
-    a_rows, b_rows = (distinguish_speakers(judged_rows(table)) for table in (table_a, table_b))
+    a_rows, b_rows = (distinguish_speakers(rows_to_judge(table)) for table in (table_a, table_b))
     pair = pair_rows(a_rows, b_rows, measure)
     of = pair.of
 
@@ -223,7 +223,7 @@ def mix_folders(folders: Sequence[str | Path]) -> Numbers:
 def _read(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     path = folder / "predictions.parquet"
     try:
-        rows = judged_rows(read_predictions(path))
+        rows = rows_to_judge(read_predictions(path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return rows, read_provenance(folder / "provenance.json")

@@ -148,7 +148,7 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
     Text gets colours, then shapes; of many values the most frequent are told apart. Numbers get a scale.
     """
     most = max(min(MOST_NAMES + 1, column.n_unique()) for column in columns.iter_columns())
-    below = 0.35 + 0.21 * math.ceil(most / 4)
+    below = 0.22 + 0.175 * math.ceil(most / 4)
     figure = _figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
     ratios = [3.1] * len(maps) + [below]
     shared: Any = {"squeeze": False, "sharex": "row", "sharey": "row", "height_ratios": ratios}
@@ -207,7 +207,8 @@ def _draw_curve(panel: Any, name: str, number: int, points: Sequence[tuple[int, 
         return
     panel.fill_between(layers, lows, highs, color=colour, alpha=0.18, linewidth=0)
     marker = MARKERS[number % len(MARKERS)]
-    panel.plot(layers, values, color=colour, marker=marker, markersize=4.5, linewidth=1.6, label=name)
+    look: dict[str, Any] = {"marker": marker, "markersize": 4.5, "linewidth": 1.6, "clip_on": False}
+    panel.plot(layers, values, color=colour, label=name, zorder=3, **look)
 
 
 def _handle(name: str, number: int) -> Line2D:
@@ -216,7 +217,7 @@ def _handle(name: str, number: int) -> Line2D:
 
 def _finish(panel: Any, title: str, legend: bool) -> None:
     low, high = panel.get_ylim()
-    panel.set(ylim=(min(0, low), high), xlabel="layer")
+    panel.set(ylim=(min(0, low), min(high, 1.0) if high > 0.9 else high), xlabel="layer")
     panel.set_title(title, fontsize=10)
     panel.xaxis.get_major_locator().set_params(integer=True)
     if legend:

@@ -24,10 +24,11 @@ from serkit.evaluation.metrics import (
     edit_counts,
     mae_of_sums,
     moments,
+    mse_of_sums,
 )
 from serkit.evaluation.predictions import classes_of
 from serkit.evaluation.stats import Metric
-from serkit.evaluation.tasks import AFFECT, TASKS, answered_rows, hits_by_class, hits_by_speaker, recall_of_hits
+from serkit.evaluation.tasks import TASKS, answered_rows, hits_by_class, hits_by_speaker, list_ratings, recall_of_hits
 
 Statistics: TypeAlias = "Floats | sparse.csr_array"
 
@@ -53,6 +54,8 @@ class Measure:
         ``InputError`` where the run has not learned the task.
         """
         if self.task is None:
+            if "prediction" not in table.columns:
+                raise InputError(f"{self.name}: the run has learned no classes: name a figure of what it has learned")
             return table
         if f"{self.task}_truth" not in table.columns:
             raise InputError(f"{self.name}: the run has not learned the task {self.task!r}")
@@ -70,14 +73,19 @@ def measure_of(name: str) -> Measure:
     >>> measure_of("text.wer").lower_is_better
     True
     """
+    task, _, figure = name.rpartition(".")
+    if task not in (*TASKS, "") and figure in RATED:
+        return Measure(name, task, _moments, *RATED[figure])
     if name not in MEASURES:
-        raise InputError(f"no metric {name!r}{nearest(name, MEASURES)}")
+        raise InputError(f"no metric {name!r}{nearest(name, [*MEASURES, *(f'arousal.{figure}' for figure in RATED)])}")
     return MEASURES[name]
 
 
 def measures_of(table: pl.DataFrame) -> list[str]:
     """Return the names of all measures that a predictions table has columns for."""
-    return [name for name, each in MEASURES.items() if each.task is None or f"{each.task}_truth" in table.columns]
+    column = {name: "prediction" if each.task is None else f"{each.task}_truth" for name, each in MEASURES.items()}
+    known = [name for name in MEASURES if column[name] in table.columns]
+    return known + [f"{task}.{figure}" for task in list_ratings(table) for figure in RATED]
 
 
 def _confusions(rows: pl.DataFrame) -> tuple[Statistics, tuple[int, ...]]:
@@ -116,15 +124,20 @@ def _task_measures() -> dict[str, Measure]:
         ("gender", "accuracy"): (_hits, mean_of_sums, False),
         ("gender", "uar"): (lambda rows: hits_by_class(rows, _right(rows)), recall_of_hits, False),
     }
-    makers |= {(task, "ccc"): (_moments, ccc_of_sums, False) for task in AFFECT}
-    makers |= {(task, "mae"): (_moments, mae_of_sums, True) for task in AFFECT}
     return {
         f"{task}.{name}": Measure(f"{task}.{name}", task, *makers[task, name]) for task in TASKS for name in TASKS[task]
     }
 
 
+RATED: dict[str, tuple[Metric, bool]] = {
+    "ccc": (ccc_of_sums, False),
+    "mae": (mae_of_sums, True),
+    "mse": (mse_of_sums, True),
+}
+"""Figures of ratings, and whether lower is better."""
+
 MEASURES: dict[str, Measure] = {
     **{name: Measure(name, None, _confusions, value) for name, value in FROM_CONFUSION.items()},
     **_task_measures(),
 }
-"""Every measure by name; of emotion without prefix, of other tasks ``<task>.<figure>``."""
+"""Every measure by name but those of ratings; of emotion without prefix, of other tasks ``<task>.<figure>``."""

@@ -210,7 +210,7 @@ def _series(truth: ArrayLike, prediction: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def moments(truth: ArrayLike, prediction: ArrayLike) -> Floats:
-    """Return per utterance (n, 7) what :func:`ccc_of_sums` and :func:`mae_of_sums` need, summed over any utterances.
+    """Return per utterance (n, 7) what :func:`ccc_of_sums` and its like need, summed over any utterances.
 
     1, both values, their squares, their product, absolute error. Values are taken relative to the first truth: sums of
     squares of far-off values would lose the digits that a variance needs.
@@ -237,6 +237,12 @@ def ccc_of_sums(sums: Floats) -> Floats:
 def mae_of_sums(sums: Floats) -> Floats:
     """Return the :func:`mae` of summed :func:`moments` (..., 7): (...), NaN without any."""
     return ratio(sums[..., 6], sums[..., 0])
+
+
+def mse_of_sums(sums: Floats) -> Floats:
+    """Return the mean square error of summed :func:`moments` (..., 7): (...), NaN without any."""
+    xx, yy, xy = (sums[..., place] for place in range(3, 6))
+    return ratio(np.maximum(xx + yy - 2 * xy, 0.0), sums[..., 0])
 
 
 def edit_counts(truth: Sequence[str], prediction: Sequence[str], characters: bool = False) -> NDArray[np.int64]:

@@ -207,7 +207,7 @@ class _Model:
                 f"the mixed model has no maximum: answers hardly vary within {name!r} (all right or all wrong)"
             )
         best[self.width :] = np.where(best[self.width :] < TINY, 0.0, best[self.width :])
-        error = self._errors(best)
+        error = self._errors(best, spreads)
         where = f"{integrate} by quadrature ({len(self.grid(best[-1])[0])} points)" if integrate else ""
         laplace = f"{', '.join(groups)} by Laplace" if groups else ""
         return MixedFit(
@@ -239,7 +239,7 @@ class _Model:
                 break
         return at
 
-    def _errors(self, best: Floats) -> Floats:
+    def _errors(self, best: Floats, spreads: list[str]) -> Floats:
         """Return standard errors of the coefficients from central differences; a deviation of 0 stays where it is."""
         free = [place for place in range(len(best)) if place < self.width or best[place] > 0]
         step = 1e-3
@@ -253,8 +253,14 @@ class _Model:
                 both = sum(self.log_likelihood(best + sign * (moves[one] + moves[two])) for sign in (1, -1))
                 alone = step**2 * (curvature[one, one] + curvature[two, two])
                 curvature[one, two] = curvature[two, one] = (both - 2 * centre - alone) / (2 * step**2)
-        covariance = np.linalg.pinv(-curvature, hermitian=True)
-        return np.sqrt(np.maximum(np.diag(covariance)[: self.width], 0.0))
+        bends, directions = np.linalg.eigh(-curvature)
+        if bends[0] <= 1e-9 * bends[-1]:
+            widest = max(zip(best[self.width :], spreads, strict=True))
+            raise InputError(
+                f"the mixed model is not determined by these answers: each {widest[1]} is nearly always right or "
+                f"always wrong, whatever the system (deviation {widest[0]:.1f}), so errors cannot be told"
+            )
+        return np.sqrt(np.square(directions[: self.width]) @ (1 / bends))
 
 
 def _integrate(block: _Block, base: Floats, shifts: Floats, prior: Floats) -> tuple[Floats, Floats, Floats]:

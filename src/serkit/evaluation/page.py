@@ -32,6 +32,7 @@ TASK_LABELS = {
     "uar": "UAR",
     "ccc": "CCC",
     "mae": "mean absolute error",
+    "mse": "mean square error",
 }
 
 
@@ -59,13 +60,15 @@ def render_page(report: Mapping[str, Any]) -> str:
         chance=write_chance,
         p=write_p,
     )
-    groups = report["groups"]
-    drawn = {
-        "confusion": plots.draw_confusion(report["confusion"]),
-        "reliability": plots.draw_reliability(report["calibration"]),
-        "speakers": plots.draw_speakers(groups["speaker"], report["metrics"]["uar"]["value"]),
-        "gender": plots.draw_groups(groups["gender"], report["confusion"]["classes"]),
-    }
+    drawn = {}
+    if report["metrics"]:
+        groups = report["groups"]
+        drawn = {
+            "confusion": plots.draw_confusion(report["confusion"]),
+            "reliability": plots.draw_reliability(report["calibration"]),
+            "speakers": plots.draw_speakers(groups["speaker"], report["metrics"]["uar"]["value"]),
+            "gender": plots.draw_groups(groups["gender"], report["confusion"]["classes"]),
+        }
     return environment.get_template("report.html.j2").render(
         report=report,
         figures={name: _inline(svg) for name, svg in drawn.items()},

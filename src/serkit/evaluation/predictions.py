@@ -13,7 +13,8 @@ from serkit.errors import InputError
 COLUMNS = ("id", "fold", "seed", "part", "truth", "prediction", "speaker", "gender", "corpus")
 """Required besides ``p_<class>`` for every class, in class order; speaker, gender and corpus may be null.
 
-Runs that learned more tasks add the columns of :mod:`serkit.evaluation.tasks`.
+Runs that learned more tasks add the columns of :mod:`serkit.evaluation.tasks`. Those that learned no classes have
+neither ``p_<class>`` nor ``prediction``, and ``truth`` may be null.
 """
 
 UNKNOWN = "unknown"
@@ -44,13 +45,43 @@ def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
     nulls, an utterance twice for one seed, labels that are not classes, probabilities that are NaN, negative or sum
     to other than 1. Dev rows may repeat from fold to fold and are not looked at.
     """
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(f"predictions: has no column {missing[0]!r} (needed: {', '.join(COLUMNS)} and p_<class>)")
+    _check_columns(table, COLUMNS)
     classes = classes_of(table)
     if len(classes) < 2:
         raise InputError("predictions: needs a column p_<class> for each of two or more classes")
-    text = ("id", "fold", "part", "truth", "prediction", "speaker", "gender", "corpus")
+    rows = _test_rows(table, COLUMNS, classes)
+    _check_labels(rows, classes)
+    _check_probabilities(rows, classes)
+    return rows
+
+
+def has_classes(table: pl.DataFrame) -> bool:
+    """Return whether classes were learned: a run without has ratings in place of ``prediction`` and ``p_<class>``."""
+    return bool(classes_of(table)) or "prediction" in table.columns
+
+
+def rows_to_judge(table: pl.DataFrame) -> pl.DataFrame:
+    """Return :func:`judged_rows`, or :func:`rated_rows` of a run that learned no classes."""
+    return judged_rows(table) if has_classes(table) else rated_rows(table)
+
+
+def rated_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the test rows of a run without classes, checked and sorted as :func:`judged_rows` does."""
+    columns = tuple(name for name in COLUMNS if name not in ("truth", "prediction"))
+    _check_columns(table, columns)
+    rows = _test_rows(table, columns, ())
+    _check_rows(rows, ("id", "fold", "seed"))
+    return rows
+
+
+def _check_columns(table: pl.DataFrame, columns: tuple[str, ...]) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"predictions: has no column {missing[0]!r} (needed: {', '.join(COLUMNS)} and p_<class>)")
+
+
+def _test_rows(table: pl.DataFrame, columns: tuple[str, ...], classes: tuple[str, ...]) -> pl.DataFrame:
+    text = [name for name in columns if name != "seed"]
     try:
         numbers = pl.col([f"p_{name}" for name in classes]).cast(pl.Float64)
         table = table.with_columns(pl.col(text).cast(pl.String), numbers)
@@ -60,8 +91,6 @@ def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
     if not rows.height:
         parts = ", ".join(sorted(map(str, table["part"].unique()))) or "none"
         raise InputError(f"predictions: no row has the part 'test', so there is nothing to judge (parts: {parts})")
-    _check_labels(rows, classes)
-    _check_probabilities(rows, classes)
     return rows
 
 
@@ -88,8 +117,8 @@ def sorted_names(column: pl.Series) -> list[str]:
     return sorted(column.unique().to_list(), key=key)
 
 
-def _check_labels(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:
-    for name in ("id", "fold", "seed", "truth", "prediction"):
+def _check_rows(rows: pl.DataFrame, columns: tuple[str, ...]) -> None:
+    for name in columns:
         if rows[name].null_count():
             where = rows.filter(pl.col(name).is_null())["id"][0]
             raise InputError(f"predictions: utterance {where!r} has no {name}")
@@ -97,6 +126,10 @@ def _check_labels(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:
     if twice.height:
         id, seed = twice.select("id", "seed").row(0)
         raise InputError(f"predictions: utterance {id!r} stands more than once in part 'test' for seed {seed}")
+
+
+def _check_labels(rows: pl.DataFrame, classes: tuple[str, ...]) -> None:
+    _check_rows(rows, ("id", "fold", "seed", "truth", "prediction"))
     for name in ("truth", "prediction"):
         strange = rows.filter(~pl.col(name).is_in(classes))
         if strange.height:

@@ -23,8 +23,10 @@ from serkit.evaluation.predictions import (
     UNKNOWN,
     classes_of,
     distinguish_speakers,
+    has_classes,
     judged_rows,
     probabilities_of,
+    rated_rows,
     read_predictions,
     sorted_names,
 )
@@ -63,9 +65,12 @@ def create_report(
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
     utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. ``tasks`` holds what
     was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`), ``fairness`` how genders and speakers are
-    served (:func:`~serkit.evaluation.fairness.judge_fairness`). A figure that does not exist is null,
-    with its ``reason``. Raises ``InputError`` naming the column or utterance that is unsound.
+    served (:func:`~serkit.evaluation.fairness.judge_fairness`); where no classes were learned (the table has no
+    ``prediction``) there is nothing but tasks and counts. A figure that does not exist is null, with its ``reason``.
+    Raises ``InputError`` naming the column or utterance that is unsound.
     """
+    if not has_classes(table):
+        return _report_ratings(table, _plain(dict(provenance or {})), resamples, seed)
     rows = distinguish_speakers(judged_rows(table))
     classes = classes_of(rows)
     provenance = _plain(dict(provenance or {}))
@@ -91,6 +96,30 @@ def create_report(
         "tasks": judge_tasks(rows, resamples, seed),
         "seeds": _seeds(rows, pooled),
         "notes": _notes(table, rows, pooled, classes),
+        "provenance": provenance,
+    }
+
+
+def _report_ratings(table: pl.DataFrame, provenance: Numbers, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the report of a run that learned no classes."""
+    rows = distinguish_speakers(rated_rows(table))
+    tasks = judge_tasks(rows, resamples, seed)
+    if not tasks:
+        raise InputError("predictions: needs a column p_<class> for each of two or more classes, or ratings")
+    speakers = rows["speaker"].drop_nulls().n_unique()
+    few = f"{speakers} speakers are few: intervals are likely to be too narrow"
+    return {
+        "protocol": provenance.get("protocol"),
+        "stamp": provenance.get("stamp"),
+        "utterances": rows["id"].n_unique(),
+        "speakers": speakers,
+        "confidence": CONFIDENCE,
+        "metrics": {},
+        "folds": {"count": rows["fold"].n_unique()},
+        "fairness": {},
+        "tasks": tasks,
+        "seeds": [{"seed": value, "n": n} for value, n in rows.group_by("seed").len().sort("seed").iter_rows()],
+        "notes": [*([few] if 2 <= speakers < FEW_SPEAKERS else []), *_leaks(table, rows)],
         "provenance": provenance,
     }
 
@@ -129,13 +158,26 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 def format_summary(report: Mapping[str, Any]) -> str:
     """Return the report's main figures as plain text for a terminal, about 90 columns wide."""
-    metrics, classes = report["metrics"], report["classes"]
-    number, interval = partial(write_number, missing="-"), partial(write_interval, missing="-")
     protocol, stamp = (write_words(report[key], missing="not recorded") for key in ("protocol", "stamp"))
     lines = [
         f"protocol: {protocol}    stamp: {stamp}",
         f"{report['utterances']} test utterances, {report['speakers']} speakers, "
         f"{report['folds']['count']} folds, {len(report['seeds'])} seeds",
+    ]
+    if report["metrics"]:
+        lines += _summarise_classes(report)
+    if report["tasks"]:
+        lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
+    if report["fairness"]:
+        lines += ["", *write_fairness(report["fairness"], missing="-")]
+    lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
+    return "\n".join(lines)
+
+
+def _summarise_classes(report: Mapping[str, Any]) -> list[str]:
+    metrics, classes = report["metrics"], report["classes"]
+    number, interval = partial(write_number, missing="-"), partial(write_interval, missing="-")
+    lines = [
         "",
         *write_columns(
             [("metric", "value", "95 % interval", "n", "sd over seeds")]
@@ -170,11 +212,7 @@ def format_summary(report: Mapping[str, Any]) -> str:
     if per_fold["sd"] is not None:
         shown = f"{per_fold['value']:.3f} +- {per_fold['sd']:.3f}"
         lines += ["", f"per fold (not pooled): uar {shown}, {per_fold['method']}"]
-    if report["tasks"]:
-        lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
-    lines += ["", *write_fairness(report["fairness"], missing="-")]
-    lines += ["", *(f"note: {note}" for note in report["notes"]), EXPRESSED]
-    return "\n".join(lines)
+    return lines
 
 
 def _tally(rows: pl.DataFrame, classes: tuple[str, ...]) -> Tally:
@@ -295,12 +333,14 @@ def _notes(table: pl.DataFrame, rows: pl.DataFrame, pooled: Tally, classes: tupl
     other = int((chosen < top.max(axis=1) - 1e-6).sum())
     if other:
         notes.append(f"{other} of {rows.height} predictions are not the most probable class")
+    return notes + _leaks(table, rows)
+
+
+def _leaks(table: pl.DataFrame, rows: pl.DataFrame) -> list[str]:
     keys = ["id", "fold", "seed"]
     seen = table.filter(pl.col("part") != "test").select(pl.col("id", "fold").cast(pl.String), "seed")
     both = rows.select(keys).join(seen, on=keys, how="semi").height
-    if both:
-        notes.append(f"LEAK: {both} of {rows.height} test rows are in another part of the same fold too")
-    return notes
+    return [f"LEAK: {both} of {rows.height} test rows are in another part of the same fold too"] if both else []
 
 
 def _plain(value: Any) -> Any:

@@ -43,9 +43,14 @@ def draw_history(trials: pl.DataFrame, facts: Mapping[str, Any]) -> Figure:
     last = trials["trial"].max()
     panel.step([*finished["trial"], last], [*best, best[-1]], where="post", color=PALETTE[0], label="best so far")
     panel.plot(finished["trial"], values, "o", color=PALETTE[0], markersize=5, label="trial")
-    if len(pruned):
-        label = "pruned (mean of the folds it saw)"
-        panel.plot(pruned["trial"], pruned[key], "x", color="0.5", markersize=5, label=label)
+    if len(pruned):  # their means are over other folds: they have no height here
+        look: dict[str, Any] = {
+            "color": "0.5",
+            "markersize": 5,
+            "transform": panel.get_xaxis_transform(),
+            "linestyle": "",
+        }
+        panel.plot(pruned["trial"], [0.04] * len(pruned), marker="x", label="pruned", **look)
     if facts["own"] is not None:
         panel.axhline(facts["own"][key], color=PALETTE[1], linestyle="--", linewidth=1.2, label="the recipe itself")
     panel.set(xlabel="trial", ylabel=f"{NAMES[key]}, mean of {len(facts['folds'])} folds", title=facts["recipe"])

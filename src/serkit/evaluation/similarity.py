@@ -28,7 +28,8 @@ VARIANCE = 0.99
 def standardise(features: ArrayLike) -> Floats:
     """Return ``features (n, D)`` with every column at mean 0 and deviation 1; constant columns become 0.
 
-    Linear CKA weighs columns by their variance: of eGeMAPS as it is, only the formants in Hz would count.
+    Linear CKA weighs columns by their variance: in eGeMAPS as it is, a ratio whose denominator came near zero once may
+    outweigh everything else.
     """
     centred = centre(features)
     deviation = centred.std(axis=0)

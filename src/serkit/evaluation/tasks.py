@@ -2,11 +2,12 @@
 
 Optional columns, null where an utterance has no reference for a task or its model does not know the reference (a test
 speaker who is not among the training speakers): ``text_truth, text_prediction``; ``speaker_truth, speaker_prediction,
-speaker_p_<name>`` and the same for ``gender``; ``arousal_truth, arousal_prediction``, ``valence``, ``dominance``.
+speaker_p_<name>`` and the same for ``gender``; ``arousal_truth, arousal_prediction`` and the same for any other rating.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from scipy import sparse
 
 from serkit.errors import InputError
 from serkit.evaluation.calibration import mean_of_sums
-from serkit.evaluation.metrics import Floats, ccc_of_sums, edit_counts, mae_of_sums, moments, ratio
+from serkit.evaluation.metrics import Floats, ccc_of_sums, edit_counts, mae_of_sums, moments, mse_of_sums, ratio
 from serkit.evaluation.predictions import TOLERANCE, sorted_names
 from serkit.evaluation.stats import RESAMPLES, Figure, Metric, figures, mean_over, one, over_seeds, tally
 
@@ -25,13 +26,9 @@ TASKS = {
     "text": ("wer", "cer"),
     "speaker": ("accuracy", "uar"),
     "gender": ("accuracy", "uar"),
-    "arousal": ("ccc", "mae"),
-    "valence": ("ccc", "mae"),
-    "dominance": ("ccc", "mae"),
 }
-"""The figures of every task: error rates of words and characters, accuracy and UAR, CCC and mean absolute error."""
-
-AFFECT = ("arousal", "valence", "dominance")
+RATINGS = ("ccc", "mae", "mse")
+"""Figures: error rates of words and characters, accuracy and UAR; of ratings CCC, mean absolute and square error."""
 ABSENT = {
     "text": "no test utterance has a transcript",
     "speaker": "no test speaker was among the training speakers",
@@ -54,7 +51,7 @@ def judge_tasks(rows: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     """
     judges = {"text": _judge_text, "speaker": _judge_classes, "gender": _judge_classes}
     found = {}
-    for task in TASKS:
+    for task in (*TASKS, *list_ratings(rows)):
         columns = [f"{task}_{kind}" for kind in ("truth", "prediction")]
         missing = [name for name in columns if name not in rows.columns]
         if len(missing) == len(columns):
@@ -63,6 +60,12 @@ def judge_tasks(rows: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
             raise InputError(f"predictions: has no column {missing[0]!r} beside the other column of its task")
         found[task] = _judge(rows, task, judges.get(task, _judge_affect), resamples, seed)
     return found
+
+
+def list_ratings(rows: pl.DataFrame) -> list[str]:
+    """Return the names of numbers that were learned, in the order of the table."""
+    named = (re.fullmatch(r"(.+)_(?:truth|prediction)", column) for column in rows.columns)
+    return list(dict.fromkeys(found[1] for found in named if found and found[1] not in TASKS))
 
 
 def answered_rows(rows: pl.DataFrame, task: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -76,7 +79,7 @@ def answered_rows(rows: pl.DataFrame, task: str) -> tuple[pl.DataFrame, pl.DataF
     rows = rows.filter(pl.col("truth").is_not_null())
     answered = pl.col("prediction").is_not_null() & _is_choice(rows, task)
     silent, rows = rows.filter(~answered), rows.filter(answered)
-    if task in AFFECT:
+    if task not in TASKS:
         unsound = rows.filter(~(pl.col("truth").is_finite() & pl.col("prediction").is_finite()))
         if unsound.height:
             raise InputError(f"predictions: {task} of utterance {unsound['id'][0]!r} is not finite")
@@ -96,12 +99,12 @@ def _judge(rows: pl.DataFrame, task: str, judge: Callable[..., Numbers], resampl
     if silent.height and task not in ("speaker", "gender"):
         reason = "no utterance that has a reference has a prediction"
     nothing = Figure(None, None, None, 0, "pooled; not computed", reason=reason).as_dict()
-    return {**made, "metrics": {name: dict(nothing) for name in TASKS[task]}}
+    return {**made, "metrics": {name: dict(nothing) for name in TASKS.get(task, RATINGS)}}
 
 
 def _cast(rows: pl.DataFrame, task: str) -> pl.DataFrame:
     """Return id, fold, seed, speaker and the task's columns as ``truth``, ``prediction`` and ``p_<name>``."""
-    kind = pl.Float64 if task in AFFECT else pl.String
+    kind = pl.String if task in TASKS else pl.Float64
     prefix = f"{task}_p_"
     own = [pl.col(f"{task}_{name}").cast(kind).alias(name) for name in ("truth", "prediction")]
     chances = [
@@ -244,4 +247,5 @@ def hits_by_speaker(rows: pl.DataFrame, right: Floats) -> tuple[Floats, tuple[in
 def _judge_affect(rows: pl.DataFrame, task: str, resamples: int, seed: int) -> Numbers:
     truth, prediction = rows["truth"].to_numpy(), rows["prediction"].to_numpy()
     sums = _Sums(rows, moments(truth, prediction), (7,), resamples, seed)
-    return {"metrics": {"ccc": sums.figure(ccc_of_sums), "mae": sums.figure(mae_of_sums)}}
+    of_sums = (ccc_of_sums, mae_of_sums, mse_of_sums)
+    return {"metrics": {name: sums.figure(metric) for name, metric in zip(RATINGS, of_sums, strict=True)}}

@@ -64,10 +64,13 @@ def _tests(pair: Numbers) -> str:
     if seeds is None:
         said.append(f"no test over seeds (both runs need {FEWEST_SEEDS})")
     else:
-        counts = f"{pair['a']['seeds']} and {pair['b']['seeds']}"
-        effect = seeds["welch"].get("effect")
-        shown = "" if effect is None else f", Hedges' g {effect:+.2f}"
-        said.append(f"over {counts} seeds Welch's t p {write_p(seeds['welch']['p'])}{shown}")
+        paired = "paired" in seeds  # a seed decides on more than the luck of training where it draws the folds
+        test, name, size = (
+            (seeds["paired"], "paired t", "d_z") if paired else (seeds["welch"], "Welch's t", "Hedges' g")
+        )
+        counts = f"the same {pair['a']['seeds']}" if paired else f"{pair['a']['seeds']} and {pair['b']['seeds']}"
+        shown = "" if test.get("effect") is None else f", {size} {test['effect']:+.2f}"
+        said.append(f"over {counts} seeds {name} p {write_p(test['p'])}{shown}")
     return "; ".join(said)
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder
 from serkit.encoders.front import frame_mask
+from serkit.models.affect import AffectTask
 from serkit.models.heads import Batch, Ensemble
 from serkit.models.layers import Standardise
 from serkit.models.model import Model
-from serkit.models.tasks import AffectTask, ClassTask, CtcTask, Task, View
+from serkit.models.tasks import ClassTask, CtcTask, Task, View
 
 FRAME_RADIUS_SECONDS = 1.0
 """A frame's probabilities come from the frames up to this far away."""

@@ -37,9 +37,9 @@ class HeadConfig(BaseModel):
     frames head drops: whole channels of an utterance, or single elements. ``lstm`` units of a unidirectional LSTM may
     follow the maps per frame. ``init`` "glorot" draws matrices as Keras does (Glorot and Bengio 2010), biases zero.
 
-    A frames head mixes the layers of each frame, or with ``mix_position`` "pooled" pools every layer and mixes what comes
-    of them; a pooled head always does the latter. ``channels`` are those of the pooling "ecapa". What was pooled goes
-    through ``pooled_activation``, ``batch_norm``, dropout and linear maps, in this order.
+    A frames head mixes the layers of each frame, or with ``mix_position`` "pooled" pools every layer and mixes what
+    comes of them; a pooled head always does the latter. ``channels`` are those of the pooling "ecapa". What was pooled
+    goes through ``pooled_activation``, ``batch_norm``, dropout and linear maps, in this order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -197,9 +197,7 @@ class FrameStream(nn.Module):
         for layer in range(len(self.standardise.mean)):
             yield self._combined(stream, segments, slice(layer, layer + 1), None)
 
-    def _combined(
-        self, stream: Stream, segments: Segments | Windows, chosen: slice, weights: Tensor | None
-    ) -> Tensor:
+    def _combined(self, stream: Stream, segments: Segments | Windows, chosen: slice, weights: Tensor | None) -> Tensor:
         """Add up the ``chosen`` layers, standardised, times their ``weights``."""
         mean, sd = self.standardise.mean[chosen], self.standardise.sd[chosen]
         scale = (1 / sd if weights is None else weights[:, None] / sd)[None]
@@ -244,8 +242,10 @@ class FrameHead(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         segments = batch.segments
         assert segments is not None, "a frames head needs frames"
-        pooled = self._pooled_layers(batch, segments) if self.mixes_pooled else self.pool(
-            self._frames(batch, segments), segments
+        pooled = (
+            self._pooled_layers(batch, segments)
+            if self.mixes_pooled
+            else self.pool(self._frames(batch, segments), segments)
         )
         scores = self.decide(pooled)
         return scores if self.linear is None else scores + self.linear(batch)

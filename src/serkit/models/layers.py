@@ -61,9 +61,9 @@ class Segments:
         return values.index_select(0, self.index)
 
     def neighbours(self, offset: int) -> Tensor:
-        """Return the number of the frame ``offset`` after each frame, ``(F,)``; at the ends of an utterance time reflects.
+        """Return the number of the frame ``offset`` after each frame, ``(F,)``; time reflects at its ends.
 
-        It turns around at the first and the last frame, as often as it takes where an utterance is shorter.
+        It turns around at the first and the last frame of an utterance, as often as it takes where that is short.
         """
         start, place, length = self._places
         last = length - 1

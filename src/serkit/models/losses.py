@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 
-def concordance_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+def concordance_loss(predictions: Tensor, targets: Tensor, sample: bool = False) -> Tensor:
     """Return one minus the concordance correlation (Lin 1989) of ``(B, A)`` tensors, averaged over dimensions.
 
     NaN in ``targets`` marks what is unknown; a dimension with fewer than two known values counts nothing. Where both
-    sides are constant the correlation does not exist: the squared difference of the means then is the loss.
+    sides are constant the correlation does not exist: the squared difference of the means then is the loss. Variances
+    and covariance are those of the population, or with ``sample`` estimated from a sample.
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)
@@ -21,9 +22,10 @@ def concordance_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     mean_wanted, mean_given = wanted.sum(0) / count, given.sum(0) / count
     from_wanted = (wanted - mean_wanted) * known
     from_given = (given - mean_given) * known
+    pairs = (count - 1).clamp(min=1) if sample else count
     apart = (mean_wanted - mean_given).square()
-    spread = (from_wanted.square().sum(0) + from_given.square().sum(0)) / count
-    shared = 2 * (from_wanted * from_given).sum(0) / count
+    spread = (from_wanted.square().sum(0) + from_given.square().sum(0)) / pairs
+    shared = 2 * (from_wanted * from_given).sum(0) / pairs
     # 1 - ccc, written so that the numerator does not cancel.
     losses = (spread - shared + apart) / (spread + apart).clamp(min=1e-8)
     losses = torch.where(spread > 1e-8, losses, apart)

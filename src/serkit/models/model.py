@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from serkit.encoders.base import Encoder
-from serkit.models.heads import Batch
+from serkit.models.heads import Batch, Ensemble
 from serkit.models.layers import Standardise
 from serkit.models.tasks import EmotionTask, Task, View
 
@@ -50,8 +50,13 @@ class Model(nn.Module):
 
     @property
     def emotion(self) -> EmotionTask:
-        """The task that every model has."""
+        """The task that every model has, but for those that learn ratings alone."""
         return cast(EmotionTask, self.tasks["emotion"])
+
+    @property
+    def head(self) -> Ensemble:
+        """The head of emotion, or of affect where there is no emotion."""
+        return cast(Any, self.tasks["emotion" if "emotion" in self.tasks else "affect"]).head
 
     def each(self) -> list[Task]:
         """Return the tasks."""

@@ -7,8 +7,6 @@ is learned. CTC and emotion together are those of Cai et al. 2021 (https://doi.o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,19 +17,11 @@ from torch import Tensor, nn
 from serkit.data.labels import LabelScheme
 from serkit.data.manifest import Manifest
 from serkit.data.text import WAV2VEC2, CharTokenizer, build_tokenizer
-from serkit.encoders.base import FrameFeatures
 from serkit.errors import InputError
-from serkit.models.heads import Batch, Ensemble, begin
-from serkit.models.layers import Standardise
-from serkit.models.losses import concordance_loss, reverse_gradient
-
-
-class TaskConfig(BaseModel):
-    """A task's ``weight`` in the sum of losses; with 0 it is not learned and costs nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    weight: float = Field(1.0, ge=0)
+from serkit.models.affect import AffectConfig, create_affect
+from serkit.models.base import Task, TaskConfig, View
+from serkit.models.heads import Ensemble, begin
+from serkit.models.losses import reverse_gradient
 
 
 class EmotionConfig(TaskConfig):
@@ -74,15 +64,6 @@ class GenderConfig(ClassConfig):
     column: str = "gender"
 
 
-class AffectConfig(TaskConfig):
-    """Regression of affect in [0, 1]; the loss is one minus the concordance correlation, averaged over dimensions.
-
-    Concordance is a property of many utterances: all of a step go through the encoder at a time.
-    """
-
-    dimensions: tuple[Literal["arousal", "valence", "dominance"], ...] = ("arousal", "valence", "dominance")
-
-
 class TasksConfig(BaseModel):
     """The tasks of a recipe; what is not named is not learned, but for emotion."""
 
@@ -97,57 +78,6 @@ class TasksConfig(BaseModel):
     def beside_emotion(self) -> list[str]:
         """Return the names of the other tasks that are learned."""
         return [name for name in ("ctc", "speaker", "gender", "affect") if (it := getattr(self, name)) and it.weight]
-
-
-@dataclass(frozen=True)
-class View:
-    """What heads see of ``B`` utterances: ``batch`` as heads on cached features do, and the ``frames`` of one layer.
-
-    ``frames (B, T, D)`` are zero past an utterance's ``lengths (B,)``.
-    """
-
-    batch: Batch
-    frames: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch, features: FrameFeatures, layer: int, standardise: Standardise) -> View:
-        """Show ``batch``, and the frames of a ``layer`` of the same utterances standardised."""
-        frames = standardise(features.layers[:, layer]) * features.mask()[:, :, None]
-        return cls(batch, frames, features.lengths)
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """The mean over time ``(B, D)``."""
-        return self.frames.sum(1) / self.lengths[:, None]
-
-
-class Task(nn.Module):
-    """One thing to learn: a head, a loss per utterance, and the columns that it adds to the predictions table."""
-
-    name: str
-    weight: float
-    whole_steps = False
-    """Whether the loss needs all utterances of a step at a time; it is then one of output and targets alone."""
-
-    def targets(self, manifest: Manifest) -> list[Any]:
-        """Return what is to be learned for every utterance of ``manifest``, in row order."""
-        raise NotImplementedError
-
-    def forward(self, view: View) -> Tensor:
-        """Return the head's output."""
-        raise NotImplementedError
-
-    def losses(self, output: Tensor, view: View | None, targets: Sequence[Any]) -> Tensor:
-        """Return the loss of each utterance ``(B,)``; 0 where the target is unknown.
-
-        With ``whole_steps`` it follows from ``output`` alone, and ``view`` may be None.
-        """
-        raise NotImplementedError
-
-    def columns(self, output: Tensor, view: View, targets: Sequence[Any]) -> dict[str, list[Any]]:
-        """Return columns of the predictions table, ``B`` values each."""
-        raise NotImplementedError
 
 
 class EmotionTask(Task):
@@ -278,53 +208,29 @@ class ClassTask(Task):
         return columns | {f"{self.name}_p_{name}": shares[index] for index, name in enumerate(self.classes)}
 
 
-class AffectTask(Task):
-    """Affect from the mean over time; targets are ``(A,)`` in [0, 1], NaN where a dimension is unknown."""
-
-    name = "affect"
-    whole_steps = True
-
-    def __init__(self, config: AffectConfig, dim: int) -> None:
-        super().__init__()
-        self.weight, self.dimensions = config.weight, config.dimensions
-        self.linear = nn.Linear(dim, len(self.dimensions))
-
-    def targets(self, manifest: Manifest) -> list[Tensor]:
-        values = manifest.table.select(self.dimensions).iter_rows()
-        return [torch.tensor([torch.nan if value is None else value for value in row]) for row in values]
-
-    def forward(self, view: View) -> Tensor:
-        """Return the dimensions ``(B, A)``."""
-        return self.linear(view.mean).float().sigmoid()
-
-    def losses(self, output: Tensor, view: View | None, targets: Sequence[Tensor]) -> Tensor:
-        return concordance_loss(output, torch.stack(list(targets)).to(output.device)).expand(len(output))
-
-    def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {}
-        for index, name in enumerate(self.dimensions):
-            truths = [float(target[index]) for target in targets]
-            columns[f"{name}_truth"] = [None if value != value else value for value in truths]
-            columns[f"{name}_prediction"] = output[:, index].double().tolist()
-        return columns
-
-
 def create_tasks(
-    config: TasksConfig, emotion: EmotionTask, dim: int, train: Manifest, init: str = "default"
+    config: TasksConfig,
+    emotion: EmotionTask | None,
+    dim: int,
+    train: Manifest,
+    init: str = "default",
+    head: Ensemble | None = None,
 ) -> list[Task]:
     """Build ``emotion`` and the other tasks that ``config`` turns on, for frames of width ``dim``.
 
-    Vocabulary and classes come from ``train``, the training part. ``init`` is that of ``HeadConfig``. Raises
-    ``InputError`` when ``train`` lacks what a task learns from.
+    Vocabulary and classes come from ``train``, the training part. ``init`` is that of ``HeadConfig``. Where there is no
+    emotion to learn, ``head`` is that of affect. Raises ``InputError`` when ``train`` lacks what a task learns from.
     """
-    tasks: list[Task] = [emotion]
+    tasks: list[Task] = [] if emotion is None else [emotion]
     for name in config.beside_emotion():
-        tasks.append(_create(name, getattr(config, name), dim, train))
-        begin(tasks[-1], init)
+        task = _create(name, getattr(config, name), dim, train, head)
+        if name != "affect" or head is None:  # a head has begun already
+            begin(task, init)
+        tasks.append(task)
     return tasks
 
 
-def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
+def _create(name: str, config: Any, dim: int, train: Manifest, head: Ensemble | None) -> Task:
     if name == "ctc":
         texts = [text for text in train.table["text"] if text is not None]
         if not texts:
@@ -333,10 +239,7 @@ def _create(name: str, config: Any, dim: int, train: Manifest) -> Task:
             config, dim, WAV2VEC2 if config.vocabulary == "wav2vec2" else build_tokenizer(texts, config.text)
         )
     if name == "affect":
-        for dimension in config.dimensions:
-            if train.table[dimension].null_count() == len(train):
-                raise InputError(f"tasks.affect: no utterance of the training part has {dimension}: name others")
-        return AffectTask(config, dim)
+        return create_affect(config, dim, train, head)
     by_corpus = config.column == "speaker" and train.table["corpus"].n_unique() > 1
     classes = sorted({value for value in _values(train, config.column, by_corpus) if value is not None})
     if len(classes) < 2:

@@ -27,6 +27,9 @@ class BatchOptions(BaseModel):
     and a share ``waste`` of padding; ``waste`` 1 leaves the utterances of a step in random order, as drawn. With
     ``bucket`` n, the utterances of n steps at a time are sorted by length before steps are cut from them.
 
+    Batch normalisation and concordance compare utterances with each other: the pieces of a step then are groups of
+    ``together`` utterances as they were drawn, or the whole step (None), whatever the other limits.
+
     The defaults suit a CPU, where larger micro-batches only cost fresh memory; a GPU wants ``micro_seconds`` of 100.
     """
 
@@ -36,6 +39,7 @@ class BatchOptions(BaseModel):
     micro_batch: int | None = Field(None, ge=1)
     waste: float = Field(0.05, ge=0, le=1)
     bucket: int = Field(1, ge=1)
+    together: int | None = Field(None, ge=2)
 
 
 def plan_epoch(
@@ -43,7 +47,7 @@ def plan_epoch(
 ) -> list[list[MicroBatch]]:
     """Return the steps of an epoch over all of ``seconds``: each a list of micro-batches of row numbers.
 
-    ``whole`` keeps all utterances of a step in one micro-batch.
+    ``whole`` keeps ``options.together`` utterances of a step in one micro-batch, or all.
     """
     order = rng.permutation(len(seconds))
     count = -(-len(order) // batch_size)
@@ -55,7 +59,12 @@ def plan_epoch(
             pool = sorted(itertools.chain(*pooled), key=lambda row: seconds[row])
             steps += [part.tolist() for part in np.array_split(pool, -(-len(pool) // batch_size))]
         steps = [steps[index] for index in rng.permutation(len(steps))]
-    return [[step] if whole else cut_step(step, seconds, options) for step in steps]
+    return [_split(step, options.together) if whole else cut_step(step, seconds, options) for step in steps]
+
+
+def _split(step: list[int], size: int | None) -> list[MicroBatch]:
+    """Cut a step into groups of about ``size`` that differ by one utterance at most."""
+    return [part.tolist() for part in np.array_split(step, 1 if size is None else -(-len(step) // size))]
 
 
 def cut_step(rows: Sequence[int], seconds: Sequence[float], options: BatchOptions) -> list[MicroBatch]:

@@ -145,7 +145,7 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
         lengths = torch.full((1, TRIAL), frames)
         streams.append(StreamSet(statistics, lengths, tuple(tuple(copy) for copy in arrays)))
         shapes.append((layers, encoder.dim))
-    classes = len(recipe.labels.classes)
+    classes = max(1, len(recipe.classes))
     targets = torch.arange(TRIAL) % classes
     examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, torch.ones(TRIAL))
     head = create_head(recipe.head, shapes, classes)

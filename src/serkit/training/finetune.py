@@ -2,7 +2,8 @@
 
 A step adds up the gradients of its micro-batches, each with randomness of its own, and of all processes. So the result
 does not depend on how a step was cut, dealt to processes (``accelerate launch``) or interrupted, but for the order in
-which numbers are added.
+which numbers are added. What compares utterances with each other, batch normalisation and concordance, is not cut but
+as ``finetune.batches.together`` says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from serkit.errors import InputError
+from serkit.models.heads import Ensemble, parameters_behind_pooling
 from serkit.models.model import Model, Waveforms
+from serkit.models.norms import BatchNorm, settle_norms
 from serkit.models.tasks import Task, View
 from serkit.training.batching import MicroBatch, cut_step, deal, plan_epoch, read_ahead
 from serkit.training.checkpoint import Progress
@@ -94,7 +97,7 @@ def _train_epoch(
 ) -> None:
     """Go through the steps of an epoch from ``state.step`` on."""
     learned = [task for task in model.each() if task.weight]
-    whole = any(task.whole_steps for task in learned)
+    whole = any(task.whole_steps or _compares(task) for task in learned)
     rng = np.random.default_rng([seed, state.epoch])
     steps = plan_epoch(train.seconds, training.batch_size, options.batches, rng, whole)
     model.train()
@@ -110,16 +113,22 @@ def _train_epoch(
             group["lr"] = group["peak"] * factor
         state.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(1 + len(learned), device=accelerator.device)
+        counts = train.weights
+        if training.balance == "count":
+            counts = counts / counts[list(itertools.chain(*steps[number]))].mean()
         for index, rows, audio in pieces:
             torch.manual_seed(_draw_seed(seed, state.epoch, number, index))
             with half_precision(options, accelerator.device):
                 with torch.set_grad_enabled(encoder_learns):
                     view = model.view(audio.to(accelerator.device))
-                losses = task_losses(learned, view, train, rows)
+                losses = task_losses(learned, view, train, rows, counts)
             total = torch.stack([task.weight * loss for task, loss in zip(learned, losses, strict=True)]).sum()
             (total / size).backward()
             sums += torch.stack([total, *losses]).detach()
         _add_up(weights, sums, accelerator)
+        if training.head_l2 and any(getattr(task, "head", None) is model.head for task in learned):
+            sums[0] += size * _shrink(model.head, training.head_l2)
+        settle_norms(model.tasks, lambda total: accelerator.reduce(total, "sum"))
         if training.clip_norm:
             nn.utils.clip_grad_norm_(weights, training.clip_norm)
         if training.clip_value:
@@ -133,13 +142,32 @@ def _train_epoch(
             state.save()
 
 
-def task_losses(tasks: Sequence[Task], view: View, examples: WaveformSet, rows: Sequence[int]) -> list[Tensor]:
-    """Return each task's loss, added up over the utterances ``rows`` that ``view`` shows."""
+def _compares(task: Task) -> bool:
+    return any(isinstance(module, BatchNorm) for module in task.modules())
+
+
+@torch.no_grad()
+def _shrink(head: Ensemble, factor: float) -> Tensor:
+    """Add the gradient of ``factor`` times the squared norm behind the pooling, a mean over members; return that."""
+    weights, factor = parameters_behind_pooling(head), factor / len(head.heads)
+    for weight in weights:
+        assert weight.grad is not None
+        weight.grad.add_(weight, alpha=2 * factor)
+    return factor * torch.stack([weight.square().sum() for weight in weights]).sum()
+
+
+def task_losses(
+    tasks: Sequence[Task], view: View, examples: WaveformSet, rows: Sequence[int], counts: Tensor
+) -> list[Tensor]:
+    """Return each task's loss, added up over the utterances ``rows`` that ``view`` shows.
+
+    ``counts (U,)`` are what utterances count in the loss of emotion.
+    """
     losses = []
     for task in tasks:
         each = task.losses(task(view), view, [examples.targets[task.name][row] for row in rows])
-        counts = examples.weights[list(rows)].to(each.device) if task.name == "emotion" else 1.0
-        losses.append((each * counts).sum())
+        shares = counts[list(rows)].to(each.device) if task.name == "emotion" else 1.0
+        losses.append((each * shares).sum())
     return losses
 
 
@@ -210,13 +238,15 @@ def predict(
 def evaluate_dev(
     model: Model, dev: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has."""
+    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has, if any."""
     columns, losses = predict(model, dev, options, accelerator)
+    total = sum(task.weight * losses[task.name] for task in model.each())
+    line = {"dev_loss": total} | {f"dev_loss_{name}": value for name, value in losses.items()}
+    if "emotion" not in losses:
+        return line
     truths = [model.emotion.classes[int(target.argmax())] for target in dev.targets["emotion"]]
     hits = [truth == found for truth, found in zip(truths, columns["prediction"], strict=True)]
     recalls = [
         float(np.mean([hit for hit, truth in zip(hits, truths, strict=True) if truth == name])) for name in set(truths)
     ]
-    total = sum(task.weight * losses[task.name] for task in model.each())
-    named = {f"dev_loss_{name}": value for name, value in losses.items()}
-    return {"dev_loss": total, **named, "dev_uar": float(np.mean(recalls))}
+    return line | {"dev_uar": float(np.mean(recalls))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def fit(
             counts = train.weights[index]
             counts = counts / counts.mean() if options.balance == "count" else counts
             loss = _loss(scores, train.targets[index], counts, options.label_smoothing)
-            loss = loss + options.head_l2 * squared_norm(parameters_behind_pooling(head))
+            loss = loss + _penalty(head, options)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if options.clip_norm:
@@ -169,7 +169,7 @@ def _fit_convex(
         optimizer.zero_grad()
         penalty = sum(weight.square().sum() for weight in matrices)
         loss = _loss(head.each(batch), targets, weights, options.label_smoothing) + options.weight_decay / 2 * penalty
-        loss = loss + options.head_l2 * squared_norm(parameters_behind_pooling(head))
+        loss = loss + _penalty(head, options)
         loss.backward()
         return loss
 
@@ -204,9 +204,10 @@ def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float) ->
     return (flat.view(len(scores), -1) * weights).mean(1).sum()
 
 
-def squared_norm(weights: Iterable[Tensor]) -> Tensor:
-    """Return the sum of the squares of all that ``weights`` hold."""
-    return torch.stack([weight.square().sum() for weight in weights]).sum()
+def _penalty(head: Ensemble, options: TrainingOptions) -> Tensor | float:
+    if not options.head_l2:
+        return 0.0
+    return options.head_l2 * torch.stack([weight.square().sum() for weight in parameters_behind_pooling(head)]).sum()
 
 
 def _create_optimizer(head: Ensemble, options: TrainingOptions) -> torch.optim.Optimizer:

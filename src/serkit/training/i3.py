@@ -139,7 +139,6 @@ def read_trees(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str
         "name": name,
         "summary": f"i3: {len(models)} models",
         "data": {"manifest": str(data_csv)},
-        "labels": {"classes": _read_classes(data_csv)},
         "seeds": list(range(experiment.cross_validation or 1)),
         "tests": {
             corpus.name: {"manifest": str(_place(folder, corpus.eval_csv_path) / "test.csv")}
@@ -149,10 +148,11 @@ def read_trees(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str
     }
     if experiment.augmentations:
         tree["augment"] = {"union": [[entry] for entry in from_i3_augmentations(experiment.augmentations)]}
-    return tree, {label: _model_tree(model, experiment) for label, model in models.items()}
+    _check_data(data_csv)
+    return tree, {label: _model_tree(model, experiment, data_csv) for label, model in models.items()}
 
 
-def _model_tree(model: ModelFile, experiment: ExperimentFile) -> dict[str, Any]:
+def _model_tree(model: ModelFile, experiment: ExperimentFile, data_csv: Path) -> dict[str, Any]:
     if not model.speaker_independent_scenario:
         raise InputError(
             "speaker_independent_scenario is false, which never ran: set it to true, and protocol.name=random-k-fold "
@@ -183,13 +183,19 @@ def _model_tree(model: ModelFile, experiment: ExperimentFile) -> dict[str, Any]:
             "warmup": 0.0,
             "clip_norm": 1.0,
             "label_smoothing": 0.0,
-            "balance": "count",
+            "balance": "none" if _rates(model) else "count",
             "head_l2": model.weight_decay if model.use_l2_reg else 0.0,
             "monitor": "loss",
             "patience": 3,
         },
         "finetune": {"lr": 5e-5, "freeze": "front-end"},
     }
+    if _rates(model):
+        columns = [model.output_column] if isinstance(model.output_column, str) else model.output_column
+        loss = "sample-ccc" if len(columns) > 1 else "mse"
+        tree["tasks"] = {"affect": {"weight": 1.0, "dimensions": columns, "loss": loss, "bounded": False}}
+    else:
+        tree["labels"] = {"classes": _read_classes(data_csv)}
     if not model.skip_hp_search:
         tree["search"] = {
             "space": {"finetune.lr": {"low": 5e-5, "high": 1e-3, "log": True, "also": ["training.lr"]}},
@@ -210,9 +216,17 @@ def _encoder(source: str) -> dict[str, Any]:
     return {"name": "wavlm" if "wavlm" in kind else "wav2vec2", "options": {"weights": source}}
 
 
-def _read_classes(data_csv: Path) -> list[str]:
+def _rates(model: ModelFile) -> bool:
+    """Whether a model learns ratings: of one column, or of several."""
+    return model.is_regression or not isinstance(model.output_column, str)
+
+
+def _check_data(data_csv: Path) -> None:
     if not data_csv.is_file():
         raise InputError(f"{data_csv}: no such file, which the experiment trains on: put it there or change data_csv")
+
+
+def _read_classes(data_csv: Path) -> list[str]:
     labels = sorted(set(Manifest.read(data_csv).table["emotion"].drop_nulls()))
     if len(labels) < 2:
         raise InputError(f"{data_csv}: names {len(labels)} classes: two or more are to be told apart")

@@ -20,6 +20,7 @@ from serkit.data.recordings import PLACEHOLDER
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
+from serkit.models.affect import ratings
 from serkit.models.heads import Ensemble, Shape, create_head, layer_weights
 from serkit.models.tasks import prediction_columns
 from serkit.progress import Report, Step, no_report, no_steps
@@ -86,22 +87,30 @@ class Material:
 
     def columns(self, model: Ensemble, ids: Sequence[str]) -> dict[str, list[Any]]:
         """Return what ``model`` says of utterances, as columns of the predictions table."""
-        return prediction_columns(predict(model, self.features.take(self.rows(ids), 1)), self.recipe.labels.classes)
+        return prediction_columns(predict(model, self.features.take(self.rows(ids), 1)), self.recipe.classes)
 
     def layer_weights(self, model: Ensemble) -> list[list[float]]:
         """Return what :func:`~serkit.models.heads.layer_weights` does."""
         return layer_weights(model)
 
     def _new_head(self) -> Ensemble:
-        return create_head(self.recipe.head, self.shapes, len(self.recipe.labels.classes))
+        return create_head(self.recipe.head, self.shapes, len(self.recipe.classes))
 
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
-    labelled = read_data(recipe.data, f"recipe {recipe.name}").with_labels(recipe.scheme())
+    manifest = read_data(recipe.data, f"recipe {recipe.name}")
+    labelled = _rated(recipe, manifest) if recipe.labels is None else manifest.with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
+
+
+def _rated(recipe: Recipe, manifest: Manifest) -> Manifest:
+    """Return the utterances that have a rating; no emotion is told of what is not judged by it."""
+    assert recipe.tasks.affect is not None
+    known = ratings(manifest, recipe.tasks.affect.dimensions).select(pl.any_horizontal(pl.all().is_not_null()))
+    return Manifest(manifest.table.filter(known.to_series()))
 
 
 def read_data(data: DataSection, whose: str, key: str = "data") -> Manifest:
@@ -221,7 +230,7 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
     if recipe.features.normalise == "speaker":
         speakers = group_of(manifest, recipe.features.speaker)
         streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
-    classes = recipe.labels.classes
+    classes = recipe.classes
     targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
     union = bool(recipe.augment.union)

@@ -105,13 +105,18 @@ def trials_table(trials: Sequence[FrozenTrial], axes: Sequence[Axis], folds: int
     rows = []
     for trial in trials:
         results = trial.user_attrs.get("results", [])
-        scores = {key: float(np.mean([it[key] for it in results])) for key in ("dev_uar", "dev_loss") if results}
+        scores = {key: float(np.mean([it[key] for it in results])) for key in _scored(results)}
         row = {"trial": trial.number, "state": _state(trial), "dev_uar": None, "dev_loss": None, **scores}
         row |= {"folds": min(len(results), folds), "seconds": trial.user_attrs.get("seconds")}
         row |= {axis.key: trial.params.get(axis.key) for axis in axes}
         row |= {"recipe": bool(trial.user_attrs.get("recipe")), "error": trial.user_attrs.get("error")}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _scored(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the dev scores that all ``results`` have; ratings learned alone have no UAR."""
+    return [key for key in ("dev_uar", "dev_loss") if results and all(key in result for result in results)]
 
 
 def _state(trial: FrozenTrial) -> str:
@@ -128,7 +133,7 @@ def _describe(trial: FrozenTrial | None, axes: Sequence[Axis]) -> dict[str, Any]
     if trial is None:
         return None
     results = trial.user_attrs["results"]
-    scores = {key: float(np.mean([it[key] for it in results])) for key in ("dev_uar", "dev_loss")}
+    scores = {key: float(np.mean([it[key] for it in results])) for key in _scored(results)}
     return {"trial": trial.number, **scores, "values": read_values(axes, trial.params), "results": results}
 
 

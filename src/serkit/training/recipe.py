@@ -44,15 +44,16 @@ class Recipe(Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
     ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
-    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. ``tests`` are
-    corpora that every trained model is applied to afterwards. ``search`` says what ``serkit search`` tries; training
-    looks at neither.
+    learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. Without
+    ``labels`` there is no emotion to learn: ``tasks.affect`` then is learned through ``head``. ``tests`` are corpora
+    that every trained model is applied to afterwards, ``search`` says what ``serkit search`` tries; training looks at
+    neither.
     """
 
     name: str
     summary: str = ""
     data: DataSection
-    labels: LabelsSection
+    labels: LabelsSection | None = None
     protocol: ProtocolSection
     encoder: EncoderSection = EncoderSection()
     streams: tuple[EncoderSection, ...] = ()
@@ -69,6 +70,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
         others = self.tasks.beside_emotion()
+        if self.labels is None:
+            self._check_ratings()
         if self.finetune is None:
             if others or self.tasks.emotion != EmotionConfig():
                 named = ", ".join(others) or "emotion"
@@ -84,8 +87,22 @@ class Recipe(Section):
             raise ValueError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
         return self
 
+    def _check_ratings(self) -> None:
+        if self.finetune is None or "affect" not in self.tasks.beside_emotion():
+            raise ValueError("labels: name the classes, or set tasks.affect and finetune.freeze to learn ratings alone")
+        if self.tasks.emotion != EmotionConfig():
+            raise ValueError("tasks.emotion: without labels there is no emotion to learn: leave it out")
+        if self.training.monitor == "uar":
+            raise ValueError("training.monitor: without labels there is no uar: set it to loss")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in order, none where ratings are learned alone."""
+        return () if self.labels is None else self.labels.classes
+
     def scheme(self) -> LabelScheme:
-        """Return the label scheme."""
+        """Return the label scheme; a recipe of ratings alone has none."""
+        assert self.labels is not None
         return LabelScheme(self.name, self.labels.classes, self.labels.merge, self.labels.drop)
 
 

@@ -102,7 +102,7 @@ class Recordings:
 
     def layer_weights(self, model: Model) -> list[list[float]]:
         """Return what :func:`~serkit.models.heads.layer_weights` does."""
-        return layer_weights(model.emotion.head)
+        return layer_weights(model.head)
 
     @property
     def _options(self) -> FinetuneOptions:
@@ -133,9 +133,13 @@ class Recordings:
     def _new_model(self, train_ids: Sequence[str]) -> Model:
         recipe, section = self.recipe, self.recipe.encoder
         encoder, layers = self._encoder_for_heads()
-        head = create_head(recipe.head, [(len(layers), encoder.dim)], len(recipe.labels.classes))
-        emotion = EmotionTask(recipe.tasks.emotion, head, recipe.scheme(), recipe.training.label_smoothing)
-        tasks = create_tasks(recipe.tasks, emotion, encoder.dim, self.manifest.select(train_ids), recipe.head.init)
+        train, emotion = self.manifest.select(train_ids), None
+        affect = () if recipe.tasks.affect is None else recipe.tasks.affect.dimensions
+        head = create_head(recipe.head, [(len(layers), encoder.dim)], len(recipe.classes or affect))
+        if recipe.labels is not None:
+            emotion = EmotionTask(recipe.tasks.emotion, head, recipe.scheme(), recipe.training.label_smoothing)
+        own = head if emotion is None else None
+        tasks = create_tasks(recipe.tasks, emotion, encoder.dim, train, recipe.head.init, own)
         prepare_encoder(encoder, self._options)
         return Model(encoder, tasks, layers, section.stride, self._options.dropout)
 
@@ -144,9 +148,11 @@ class Recordings:
     ) -> WaveformSet:
         part = self.manifest.select(ids)
         targets = {task.name: task.targets(part) for task in model.each()}
-        numbers = torch.tensor([self.recipe.labels.classes.index(label) for label in part.table["emotion"]])
-        corpora = [str(name) for name in part.table["corpus"]]
-        weights = balance_weights(numbers, corpora, self.recipe.training.balance)
+        weights = torch.ones(len(part))
+        if self.recipe.labels is not None:
+            numbers = torch.tensor([self.recipe.classes.index(label) for label in part.table["emotion"]])
+            corpora = [str(name) for name in part.table["corpus"]]
+            weights = balance_weights(numbers, corpora, self.recipe.training.balance)
         rows = tuple(self._row[id] for id in ids)
         return WaveformSet(tuple(ids), self.store, rows, targets, weights, augmentation, crop)
 
@@ -165,6 +171,6 @@ class Recordings:
             parts.append((view.batch.streams[0].statistics, frames))
         statistics, lengths = (torch.cat(part)[None] for part in zip(*parts, strict=True))
         none, stream = torch.zeros(len(plain)), StreamSet(statistics, lengths, ())
-        fit_standardisation(model.emotion.head, FeatureSet(plain.ids, (stream,), none, none))
+        fit_standardisation(model.head, FeatureSet(plain.ids, (stream,), none, none))
         mean, sd = stream.moments()
         model.standardise.fit(mean[-1], sd[-1])

@@ -150,22 +150,25 @@ def create_pruner(section: SearchSection, steps: int) -> optuna.pruners.BasePrun
     """Return what ends trials that fall behind, for trials of at most ``steps`` reports."""
     if section.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=steps, reduction_factor=3)
-    return MedianPruner() if section.pruner == "median" else optuna.pruners.NopPruner()
+    return MedianPruner(max(1, steps // 3)) if section.pruner == "median" else optuna.pruners.NopPruner()
 
 
 class MedianPruner(optuna.pruners.BasePruner):
-    """Ends a trial whose last report is worse than the median of finished trials at the same step.
+    """Ends a trial whose last report, at step ``first`` or later, is below the median of finished trials at that step.
 
     Reports are means over the folds so far. Optuna's own pruner of this name takes a trial's best report of all: after
     an easy first fold nothing would ever end.
     """
+
+    def __init__(self, first: int = 1) -> None:
+        self.first = first
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Tell whether to end ``trial``."""
         step = trial.last_step
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         others = [other.intermediate_values[step] for other in finished if step in other.intermediate_values]
-        if step is None or len(others) < STARTUP:
+        if step is None or step < self.first or len(others) < STARTUP:
             return False
         sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
         return sign * trial.intermediate_values[step] < sign * statistics.median(others)

@@ -46,6 +46,8 @@ def evaluate_on(
         raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
     recipe = load_recipe(run / "recipe.toml")
     section = section or CorpusTest()
+    if recipe.labels is None:
+        raise InputError(f"{run}: learned ratings and no classes: --on tests classes only")
     labelled, left_out = match_labels(manifest, recipe, section.merge)
     stamp = _check_speakers(run, recipe, labelled)
     plain = recipe.model_copy(update={"augment": type(recipe.augment)()})
@@ -79,6 +81,7 @@ def read_test(recipe: Recipe, name: str) -> tuple[Manifest, CorpusTest]:
 
 def match_labels(manifest: Manifest, recipe: Recipe, merge: Mapping[str, str]) -> tuple[Manifest, dict[str, int]]:
     """Return the utterances whose class the run knows, under that class's name, and how many of others there are."""
+    assert recipe.labels is not None
     classes = recipe.labels.classes
     lost = sorted(set(merge.values()) - {*classes, *recipe.labels.merge})
     if lost:
