@@ -338,6 +338,19 @@ def test_lower_errors_are_better(tmp_path):
         compare_folders([tmp_path / "a", tmp_path / "b"], "valence.ccc")
 
 
+def test_runs_that_learned_no_classes_are_compared_by_what_they_learned(tmp_path):
+    for name, drop in (("a", 0.8), ("b", 0.9)):
+        (tmp_path / name).mkdir()
+        table = with_tasks(create_run(draw(speakers=6, each=10)[0]), drop, 0.0)
+        table = table.drop("truth", "prediction", "p_happy", "p_sad")
+        table.write_parquet(tmp_path / name / "predictions.parquet")
+    names = [made["metric"] for made in compare_folders([tmp_path / "a", tmp_path / "b"], "all")]
+    assert "arousal.ccc" in names and "uar" not in names
+    for call in (compare_folders, mix_folders):
+        with pytest.raises(InputError, match="has learned no classes"):
+            call([tmp_path / "a", tmp_path / "b"])
+
+
 def test_other_truths_of_a_task_are_refused():
     table = with_tasks(create_run(draw(speakers=3, each=4)[0]), 1.0, 0.0)
     with pytest.raises(InputError, match="the runs differ about utterance '0-0'"):
@@ -346,6 +359,7 @@ def test_other_truths_of_a_task_are_refused():
 
 def test_a_mixed_model_over_folders(tmp_path):
     a, b, _ = write_runs(tmp_path)
+    create_run(draw(each=40, seed=7)[1]).write_parquet(b / "predictions.parquet")  # its luck is its own
     made = mix_folders([a, b])
     assert made["systems"][str(b)]["log_odds"] > 0 and "odds ratio" in format_mixed(made)
     table = pl.read_parquet(b / "predictions.parquet")

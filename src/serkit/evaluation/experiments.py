@@ -12,7 +12,7 @@ import polars as pl
 from serkit.errors import InputError
 from serkit.evaluation.anova import Cells, analyse, cells_from_values, cells_of, compare_cells, compare_levels
 from serkit.evaluation.measures import measure_of
-from serkit.evaluation.predictions import distinguish_speakers, judged_rows, read_predictions
+from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
 from serkit.evaluation.stats import tally
 from serkit.evaluation.wording import write_columns
 
@@ -85,7 +85,7 @@ def seed_values(folder: str | Path, metric: str = "uar") -> list[float]:
     """Return the value of ``metric`` of every seed of a run folder, over its pooled test utterances."""
     place, measure = Path(folder) / "predictions.parquet", measure_of(metric)
     try:
-        rows = measure.rows_of(distinguish_speakers(judged_rows(read_predictions(place))))
+        rows = measure.rows_of(distinguish_speakers(rows_to_judge(read_predictions(place))))
     except InputError as error:
         raise InputError(str(error) if str(place) in str(error) else f"{place}: {error}") from error
     statistics, shape = measure.statistics(rows)

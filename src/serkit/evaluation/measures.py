@@ -83,7 +83,8 @@ def measure_of(name: str) -> Measure:
 
 def measures_of(table: pl.DataFrame) -> list[str]:
     """Return the names of all measures that a predictions table has columns for."""
-    known = [name for name, each in MEASURES.items() if each.task is None or f"{each.task}_truth" in table.columns]
+    column = {name: "prediction" if each.task is None else f"{each.task}_truth" for name, each in MEASURES.items()}
+    known = [name for name in MEASURES if column[name] in table.columns]
     return known + [f"{task}.{figure}" for task in list_ratings(table) for figure in RATED]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,17 +63,14 @@ class MixedFit:
 
 
 @dataclass(frozen=True)
-class _Patterns:
-    """Clusters (utterances) that look alike, once each: I patterns of R rows, padded with rows without trials."""
+class _Block:
+    """Clusters (utterances) of R rows each, those that look alike once: I patterns."""
 
     design: Floats  # (I, R, P)
     place: NDArray[np.int64]  # (I, R, G): which of the K random effects of the other groups
     right: Floats  # (I, R)
     trials: Floats  # (I, R)
     weight: Floats  # (I,): how many clusters look so
-    effects: int  # K
-    owner: NDArray[np.int64]  # (K,): which group an effect belongs to
-    constant: float  # log of the binomial coefficients
 
 
 def fit_mixed(
@@ -107,68 +103,59 @@ def fit_mixed(
         if names
         else None
     )
-    data = _collect(cluster, columns, places, hits, tries, np.repeat(np.arange(len(sizes)), sizes))
-    model = _Model(data, integrate is not None)
-    return model.fit(
-        list(design),
-        names,
-        integrate,
-        {name: int(code.max()) + 1 for name, code in codes.items()},
-        int(tries.sum()),
-    )
+    blocks = _collect(cluster, columns, places, hits, tries)
+    constant = float((gammaln(tries + 1) - gammaln(hits + 1) - gammaln(tries - hits + 1)).sum())
+    model = _Model(blocks, int(offsets[-1]), integrate is not None, constant)
+    levels = {name: int(code.max()) + 1 for name, code in codes.items()}
+    return model.fit(list(design), names, integrate, levels, int(tries.sum()))
 
 
 def _collect(
-    cluster: NDArray[np.int64],
-    columns: Floats,
-    places: NDArray[np.int64] | None,
-    hits: Floats,
-    tries: Floats,
-    owner: NDArray[np.int64],
-) -> _Patterns:
+    cluster: NDArray[np.int64], columns: Floats, places: NDArray[np.int64] | None, hits: Floats, tries: Floats
+) -> list[_Block]:
     """Add up rows that only differ in their answers, lay clusters side by side and keep one of those that are alike."""
     places = np.zeros((len(hits), 0), dtype=np.int64) if places is None else places
     keys = np.column_stack([cluster, columns, places])
     keys, row = np.unique(keys, axis=0, return_inverse=True)
-    sums = np.stack([np.bincount(row, hits), np.bincount(row, tries)], axis=1)
+    rows = np.column_stack([keys[:, 1:], np.bincount(row, hits), np.bincount(row, tries)])
     _, start, size = np.unique(keys[:, 0], return_index=True, return_counts=True)
-    made = np.zeros((len(start), int(size.max()), keys.shape[1] + 1))
-    inside = np.arange(len(keys)) - np.repeat(start, size)
-    made[np.repeat(np.arange(len(start)), size), inside] = np.column_stack([keys[:, 1:], sums])
-    kinds, weight = np.unique(made.reshape(len(start), -1), axis=0, return_counts=True)
-    made = kinds.reshape(-1, *made.shape[1:])
-    width = columns.shape[1]
-    constant = float((gammaln(tries + 1) - gammaln(hits + 1) - gammaln(tries - hits + 1)).sum())
-    return _Patterns(
-        made[..., :width], made[..., width:-2].astype(np.int64), made[..., -2], made[..., -1],
-        weight.astype(np.float64), len(owner), owner, constant,
-    )  # fmt: skip
+    blocks, width = [], columns.shape[1]
+    for count in np.unique(size):
+        made = rows[start[size == count][:, None] + np.arange(count)]  # (I, R, P + G + 2)
+        kinds, weight = np.unique(made.reshape(len(made), -1), axis=0, return_counts=True)
+        made = kinds.reshape(-1, *made.shape[1:])
+        place = made[..., width:-2].astype(np.int64)
+        blocks.append(_Block(made[..., :width], place, made[..., -2], made[..., -1], weight.astype(np.float64)))
+    return blocks
 
 
 class _Model:
     """The approximate log likelihood of parameters: coefficients (P), deviations of groups (G), of clusters (1)."""
 
-    def __init__(self, data: _Patterns, integrates: bool) -> None:
-        self.data, self.integrates = data, integrates
-        self.width, self.groups = data.design.shape[-1], data.place.shape[-1]
-        self.effects = np.zeros(data.effects)  # where the search for the mode starts: the last one
+    def __init__(self, blocks: list[_Block], effects: int, integrates: bool, constant: float) -> None:
+        self.blocks, self.integrates, self.constant = blocks, integrates, constant
+        self.width, self.groups = blocks[0].design.shape[-1], blocks[0].place.shape[-1]
+        self.effects = np.zeros(effects)  # where the search for the mode starts: the last one
+        self.most = max(float(block.trials.sum(axis=1).max()) for block in blocks)
 
-    @cached_property
-    def grid(self) -> tuple[Floats, Floats]:
+    def grid(self, spread: float) -> tuple[Floats, Floats]:
         """Return points over +-8 standard deviations and the logs of their normal weights: the trapezoidal rule.
 
         For smooth functions that vanish at both ends its error falls exponentially in the spacing, and points that do
-        not move keep derivatives consistent where adaptive ones, for large deviations, do not. The more answers a
-        cluster has, the narrower is what they leave of it, so the closer the points.
+        not follow the mode keep derivatives consistent where adaptive ones, for large deviations, do not. In log odds
+        the spacing is at most 1 (a third of the logistic function's distance to its pole) and no more than the width of
+        what many answers leave of a cluster.
         """
-        spacing = 0.4 / np.sqrt(max(4.0, float(self.data.trials.sum(axis=1).max())))
+        if not self.integrates:
+            return np.zeros(1), np.zeros(1)
+        spacing = 0.4 / max(1.0, 0.4 * spread * max(1.0, np.sqrt(self.most) / 2))
         points = np.arange(-REACH, REACH + spacing / 2, spacing)
         return points, norm.logpdf(points) + np.log(spacing)
 
     def log_likelihood(self, parameters: Floats) -> float:
         """Return Laplace's approximation around the mode of the random effects, found by Newton steps."""
         value = -np.inf
-        step: Floats = np.zeros(self.data.effects)
+        step: Floats = np.zeros(len(self.effects))
         effects: Floats = self.effects.copy()
         for _ in range(100):
             joint, gradient, curvature = self._joint(parameters, effects)
@@ -182,47 +169,28 @@ class _Model:
             value, step = joint, np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
             effects = effects + step
         self.effects = effects
-        return joint - 0.5 * float(np.linalg.slogdet(curvature)[1]) + self.data.constant
+        return joint - 0.5 * float(np.linalg.slogdet(curvature)[1]) + self.constant
 
     def _joint(self, parameters: Floats, effects: Floats) -> tuple[float, Floats, Floats]:
         """Return the joint log density of answers and effects, its gradient (K,) and negative curvature (K, K)."""
-        data, spread = self.data, np.abs(parameters[self.width : self.width + self.groups])
-        base: Floats = data.design @ parameters[: self.width]
-        if self.groups:
-            base = base + effects[data.place] @ spread
-        value, score, curvature = self._clusters(base, abs(parameters[-1]) if self.integrates else 0.0)
-        score, curvature = score * data.weight[:, None], curvature * data.weight[:, None, None]
-        gradient: Floats = -effects
-        matrix = np.eye(len(effects))
-        for one in range(self.groups):
-            gradient = gradient + np.bincount(
-                data.place[..., one].ravel(), (score * spread[one]).ravel(), minlength=len(effects)
-            )
-            for two in range(self.groups):
-                at = data.place[:, :, None, one] * len(effects) + data.place[:, None, :, two]
-                added = np.bincount(at.ravel(), curvature.ravel(), minlength=len(effects) ** 2)
-                matrix += spread[one] * spread[two] * added.reshape(matrix.shape)
-        return float(data.weight @ value - effects @ effects / 2), gradient, matrix
-
-    def _clusters(self, base: Floats, spread: float) -> tuple[Floats, Floats, Floats]:
-        """Return per cluster its log likelihood (I,), the gradient (I, R) and negative curvature (I, R, R) in base."""
-        data = self.data
-        if self.integrates:
-            points, prior = self.grid
-            log_odds = base[..., None] + spread * points  # (I, R, Q)
-        else:
-            log_odds, prior = base[..., None], np.zeros(1)
-        chance = expit(log_odds)
-        terms = data.right[..., None] * log_odds - data.trials[..., None] * np.logaddexp(0.0, log_odds)
-        each = terms.sum(axis=1) + prior
-        value = logsumexp(each, axis=1)
-        posterior = np.exp(each - value[:, None])[:, None, :]
-        surprise = data.right[..., None] - data.trials[..., None] * chance
-        score = (posterior * surprise).sum(axis=-1)
-        curvature = score[:, :, None] * score[:, None, :] - (posterior * surprise) @ surprise.transpose(0, 2, 1)
-        rows = np.arange(base.shape[1])
-        curvature[:, rows, rows] += (posterior * data.trials[..., None] * chance * (1 - chance)).sum(axis=-1)
-        return value, score, curvature
+        spread = np.abs(parameters[self.width : self.width + self.groups])
+        own = abs(float(parameters[-1])) if self.integrates else 0.0
+        grid = self.grid(own)
+        value, gradient = -float(effects @ effects) / 2, -effects
+        matrix = np.zeros(len(effects) ** 2)
+        for block in self.blocks:
+            base = block.design @ parameters[: self.width]
+            if self.groups:
+                base = base + effects[block.place] @ spread
+            each, score, curvature = _integrate(block, base, own * grid[0], grid[1])
+            value += float(block.weight @ each)
+            score, curvature = score * block.weight[:, None], curvature * block.weight[:, None, None]
+            for one, place in enumerate(np.moveaxis(block.place, -1, 0)):
+                gradient = gradient + spread[one] * np.bincount(place.ravel(), score.ravel(), len(effects))
+                for two, other in enumerate(np.moveaxis(block.place, -1, 0)):
+                    at = place[:, :, None] * len(effects) + other[:, None, :]
+                    matrix += spread[one] * spread[two] * np.bincount(at.ravel(), curvature.ravel(), len(matrix))
+        return value, gradient, matrix.reshape(len(effects), len(effects)) + np.eye(len(effects))
 
     def fit(
         self, columns: list[str], groups: list[str], integrate: str | None, levels: dict[str, int], answers: int
@@ -240,7 +208,7 @@ class _Model:
             )
         best[self.width :] = np.where(best[self.width :] < TINY, 0.0, best[self.width :])
         error = self._errors(best, spreads)
-        where = f"{integrate} by quadrature ({len(self.grid[0])} points)" if integrate else ""
+        where = f"{integrate} by quadrature ({len(self.grid(best[-1])[0])} points)" if integrate else ""
         laplace = f"{', '.join(groups)} by Laplace" if groups else ""
         return MixedFit(
             dict(zip(columns, best[: self.width].tolist(), strict=True)),
@@ -254,15 +222,18 @@ class _Model:
 
     def _plain(self) -> Floats:
         """Return the coefficients of the model without random effects."""
-        data, at = self.data, np.zeros(self.width)
-        weight = data.weight[:, None]
+        design = np.concatenate([block.design.reshape(-1, self.width) for block in self.blocks])
+        weight = np.concatenate([np.repeat(block.weight, block.trials.shape[1]) for block in self.blocks])
+        right, trials = (
+            np.concatenate([getattr(block, name).ravel() for block in self.blocks]) for name in ("right", "trials")
+        )
+        at = np.zeros(self.width)
         for _ in range(50):
-            chance = expit(data.design @ at)
-            gradient = np.einsum("ir,irp->p", weight * (data.right - data.trials * chance), data.design)
-            bend = weight * data.trials * chance * (1 - chance)
+            chance = expit(design @ at)
+            bend = weight * trials * chance * (1 - chance)
             # A little ridge keeps separated answers (a system that is always right) from running away.
-            matrix = np.einsum("ir,irp,irq->pq", bend, data.design, data.design) + 1e-4 * np.eye(self.width)
-            step = np.linalg.solve(matrix, gradient - 1e-4 * at)
+            matrix = (design * bend[:, None]).T @ design + 1e-4 * np.eye(self.width)
+            step = np.linalg.solve(matrix, design.T @ (weight * (right - trials * chance)) - 1e-4 * at)
             at = at + np.clip(step, -2.0, 2.0)
             if np.abs(step).max() < 1e-8:
                 break
@@ -276,17 +247,12 @@ class _Model:
         moves = np.eye(len(best))[free] * step
         curvature = np.empty((size, size))
         for one in range(size):
-            for two in range(one + 1):
-                if one == two:
-                    up, down = (self.log_likelihood(best + sign * moves[one]) for sign in (1, -1))
-                    curvature[one, one] = (up - 2 * centre + down) / step**2
-                else:
-                    corners = [
-                        a * b * self.log_likelihood(best + a * moves[one] + b * moves[two])
-                        for a in (1, -1)
-                        for b in (1, -1)
-                    ]
-                    curvature[one, two] = curvature[two, one] = sum(corners) / (4 * step**2)
+            up, down = (self.log_likelihood(best + sign * moves[one]) for sign in (1, -1))
+            curvature[one, one] = (up - 2 * centre + down) / step**2
+            for two in range(one):
+                both = sum(self.log_likelihood(best + sign * (moves[one] + moves[two])) for sign in (1, -1))
+                alone = step**2 * (curvature[one, one] + curvature[two, two])
+                curvature[one, two] = curvature[two, one] = (both - 2 * centre - alone) / (2 * step**2)
         bends, directions = np.linalg.eigh(-curvature)
         if bends[0] <= 1e-9 * bends[-1]:
             widest = max(zip(best[self.width :], spreads, strict=True))
@@ -295,3 +261,25 @@ class _Model:
                 f"always wrong, whatever the system (deviation {widest[0]:.1f}), so errors cannot be told"
             )
         return np.sqrt(np.square(directions[: self.width]) @ (1 / bends))
+
+
+def _integrate(block: _Block, base: Floats, shifts: Floats, prior: Floats) -> tuple[Floats, Floats, Floats]:
+    """Integrate clusters over shifts (Q,) of their log odds ``base`` (I, R), with log weights ``prior``.
+
+    Returns each log likelihood (I,), its gradient (I, R) and negative curvature (I, R, R) in ``base``.
+    """
+    log_odds = base[..., None] + shifts  # (I, R, Q)
+    small = np.exp(-np.abs(log_odds))
+    chance = np.where(log_odds >= 0, 1.0, small) / (1 + small)
+    trials, right = block.trials[..., None], block.right[..., None]
+    terms = right * log_odds - trials * (np.maximum(log_odds, 0.0) + np.log1p(small))
+    each = terms.sum(axis=1) + prior
+    value = logsumexp(each, axis=1)
+    posterior = np.exp(each - value[:, None])[:, None, :]
+    surprise = right - trials * chance
+    weighed = posterior * surprise
+    score = weighed.sum(axis=-1)
+    curvature = score[:, :, None] * score[:, None, :] - weighed @ surprise.transpose(0, 2, 1)
+    rows = np.arange(base.shape[1])
+    curvature[:, rows, rows] += trials[..., 0] * (posterior * chance * (1 - chance)).sum(axis=-1)
+    return value, score, curvature

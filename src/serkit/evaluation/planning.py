@@ -13,7 +13,7 @@ from serkit.errors import InputError
 from serkit.evaluation import power
 from serkit.evaluation.measures import measure_of
 from serkit.evaluation.paired import Pair, discordant, gains, pair_rows
-from serkit.evaluation.predictions import distinguish_speakers, judged_rows
+from serkit.evaluation.predictions import distinguish_speakers, rows_to_judge
 from serkit.evaluation.stats import RESAMPLES, mean_over
 
 Numbers = dict[str, Any]
@@ -95,7 +95,7 @@ def plan_runs(
     systems lie apart on these utterances. ``from`` says which. Raises ``InputError`` for one run with one seed.
     """
     measure = measure_of(metric)
-    rows = [distinguish_speakers(judged_rows(table)) for table in tables]
+    rows = [distinguish_speakers(rows_to_judge(table)) for table in tables]
     if len(rows) == 1:
         seeds = rows[0]["seed"].unique().sort().to_list()
         if len(seeds) < 2:
