@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from serkit import cli
+from serkit.cli import learn
 from serkit.data.text import WAV2VEC2
 from serkit.errors import InputError
 from serkit.export import export_run, longest_seconds
@@ -37,7 +37,7 @@ def checkpoint(make_cai_checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "bundle"
-    cli.convert(checkpoint, folder)
+    learn.convert(checkpoint, folder)
     return folder
 
 
