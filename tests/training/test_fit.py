@@ -332,7 +332,8 @@ def test_there_is_no_way_in_for_a_test_part():
         assert not [name for name in names if "test" in name or "eval" in name or name in ("args", "kwargs")]
     assert list(inspect.signature(fit).parameters) == ["head", "train", "dev", "options", "seed", "folder", "report"]
     for function in (Material.fit, Recordings.fit):
-        assert list(inspect.signature(function).parameters) == ["self", "train_ids", "dev_ids", "seed", "folder", "report"]
+        names = list(inspect.signature(function).parameters)
+        assert names == ["self", "train_ids", "dev_ids", "seed", "folder", "report"]
 
 
 # The convex fit
