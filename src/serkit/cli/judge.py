@@ -86,11 +86,13 @@ def compare(
     pairs = compare_folders(runs, metric or ["uar"], every=every, matters=difference)
     for pair in pairs:
         typer.echo(format_pair(pair))
+    if output is not None:
+        write_json(output, {"pairs": pairs, "mixed": None})
     model = mix_folders(runs) if mixed else None
     if model is not None:
         typer.echo(format_mixed(model))
-    if output is not None:
-        write_json(output, {"pairs": pairs, "mixed": model})
+        if output is not None:
+            write_json(output, {"pairs": pairs, "mixed": model})
     methods = [text for pair in pairs for text in (pair["method"], pair["permutation"]["method"])]
     for method in dict.fromkeys([*methods, *([model["method"]] if model else [])]):
         typer.echo(f"method: {method}", err=True)

@@ -92,7 +92,8 @@ def plan_runs(
     """Return :func:`plan_pair` for a comparison like that of two runs, or of one run with another like it.
 
     From one run, its seeds take the part of two runs that do not differ: they tell how far two trainings of equal
-    systems lie apart on these utterances. ``from`` says which. Raises ``InputError`` for one run with one seed.
+    systems lie apart on these utterances. ``from`` says which. Raises ``InputError`` for one run with one seed, or
+    whose seeds judge different utterances.
     """
     measure = measure_of(metric)
     rows = [distinguish_speakers(rows_to_judge(table)) for table in tables]
@@ -101,6 +102,10 @@ def plan_runs(
         if len(seeds) < 2:
             raise InputError(
                 "one run with one seed does not say how far two runs lie apart: name a second run, or train more seeds"
+            )
+        if rows[0].group_by("id").len()["len"].n_unique() > 1:
+            raise InputError(
+                "the run's seeds judge different utterances, so they are no two runs on the same ones: name two"
             )
         half = len(seeds) // 2
         rows = [rows[0].filter(pl.col("seed").is_in(part)) for part in (seeds[:half], seeds[half:])]
