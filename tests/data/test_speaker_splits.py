@@ -73,7 +73,10 @@ def draw_case(data, protocol, table):
         of = {(row["corpus"], row["speaker"]): None for row in rows}
         of = {who: data.draw(st.sampled_from(["train", "train", "dev", "test", None])) for who in of}
         rows = [{**row, "part": of[row["corpus"], row["speaker"]]} for row in rows]
-        rows[0]["part"] = data.draw(st.sampled_from(["train", "test"]))
+        if data.draw(st.booleans()):  # then a speaker may be in two parts, which is to be refused
+            rows[0]["part"] = data.draw(st.sampled_from(["train", "test"]))
+        known = {"corpus": rows[0]["corpus"], "emotion": "sad", "gender": None, "audio": "a.wav"}
+        rows += [{**known, "id": part, "speaker": f"of {part}", "part": part} for part in ("train", "test")]
     if protocol == "speakers":
         prefix = len({row["corpus"] for row in rows}) > 1
         names = sorted({f"{row['corpus']}/{row['speaker']}" if prefix else row["speaker"] for row in rows})
@@ -82,6 +85,8 @@ def draw_case(data, protocol, table):
         lines = [f"{row['id']}\t{data.draw(st.sampled_from(['train', 'test']))}\n" for row in rows]
         table.write_text("key\tfold_1\n" + "".join(lines))
         return rows, {"path": table}
+    if protocol == "speaker50":  # which leaves nobody with a single utterance
+        rows += [{**row, "id": f"{row['id']} again"} for row in rows]
     if protocol == "i3-legacy":  # enough speakers of each class for it to apply
         more = [(f"s{n}", emotion) for n in range(9) for emotion in ("sad", "happy", "angry", None)]
         known = {"corpus": None, "gender": "female", "audio": "a.wav"}

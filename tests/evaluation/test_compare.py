@@ -381,3 +381,5 @@ def test_plans_from_one_run_and_from_two():
     assert one["standard_error"] == pytest.approx(halves["standard_error"]) and "first 2 seeds" in one["from"]
     with pytest.raises(InputError, match="name a second run"):
         plan_runs([create_run(first[:1])])
+    with pytest.raises(InputError, match="seeds judge different utterances"):
+        plan_runs([a.filter((pl.col("seed") > 0) | (pl.col("speaker") != a["speaker"][0]))])
