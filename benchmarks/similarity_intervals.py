@@ -12,8 +12,8 @@ import json
 import numpy as np
 from scipy import stats
 
-from serkit.evaluation.similarity import align, centre, linear_cka_of_features, linear_gram, weighted_hsic
-from serkit.evaluation.similarity import without_diagonal as hollow
+from serkit.evaluation.layers.similarity import align, centre, linear_cka_of_features, linear_gram, weighted_hsic
+from serkit.evaluation.layers.similarity import without_diagonal as hollow
 
 SETTINGS = ((0.5, 0.0), (0.5, 1.0), (0.0, 1.0), (1.0, 0.5))
 """Strength of what utterances and of what speakers have in common."""

@@ -11,8 +11,8 @@ import statsmodels.api as sm
 from statsmodels.formula.api import ols
 
 from serkit.errors import InputError
-from serkit.evaluation.anova import analyse, cells_from_values, cells_of, compare_cells, compare_levels
-from serkit.evaluation.significance import t_from_summaries, t_welch
+from serkit.evaluation.statistics.anova import analyse, cells_from_values, cells_of, compare_cells, compare_levels
+from serkit.evaluation.statistics.significance import t_from_summaries, t_welch
 
 FACTORS = ("arch", "pre_finetuning", "test")
 NAMES = {"pre_finetuning": "pre"}

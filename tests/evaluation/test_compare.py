@@ -14,10 +14,10 @@ from scipy import stats
 from serkit.errors import InputError
 from serkit.evaluation.compare import compare_folders, compare_runs, mix_folders
 from serkit.evaluation.metrics import accuracy, uar
-from serkit.evaluation.planning import plan_runs
 from serkit.evaluation.report import create_report
-from serkit.evaluation.significance import holm, mcnemar
-from serkit.evaluation.stats import bootstrap
+from serkit.evaluation.statistics.bootstrap import bootstrap
+from serkit.evaluation.statistics.planning import plan_runs
+from serkit.evaluation.statistics.significance import holm, mcnemar
 from serkit.evaluation.verdict import format_mixed, format_pair, format_plan, say_difference, say_power
 
 CLASSES = ["happy", "sad"]

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from serkit.errors import InputError
-from serkit.evaluation.anova import analyse, cells_from_values
-from serkit.evaluation.experiments import judge_experiments, read_experiments, seed_values
 from serkit.evaluation.metrics import uar
+from serkit.evaluation.statistics.anova import analyse, cells_from_values
+from serkit.evaluation.statistics.experiments import judge_experiments, read_experiments, seed_values
 
 
 def write_run(folder, skill: float, seeds: int = 4, start: int = 0):

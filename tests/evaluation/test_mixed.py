@@ -10,8 +10,8 @@ from scipy.special import expit
 from scipy.stats import binom, norm
 
 from serkit.errors import InputError
-from serkit.evaluation.mixed import fit_mixed
-from serkit.evaluation.systems import judge_systems
+from serkit.evaluation.statistics.mixed import fit_mixed
+from serkit.evaluation.statistics.systems import judge_systems
 
 
 def small(seed=0, clusters=12, each=6):

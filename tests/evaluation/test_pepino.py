@@ -15,7 +15,7 @@ from serkit.errors import InputError
 from serkit.evaluation import curves
 from serkit.evaluation.pepino import create_comparison, find_runs, judge, read_published
 from serkit.evaluation.pepino_page import format_comparison, render_markdown, write_comparison
-from serkit.evaluation.stats import bootstrap
+from serkit.evaluation.statistics.bootstrap import bootstrap
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 FOLDS = {"fold_1": (12, 8, 12, 8), "fold_2": (4, 4, 2, 10), "fold_10": (8, 4, 8, 4)}

@@ -8,8 +8,8 @@ from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from serkit.errors import InputError
-from serkit.evaluation import power
-from serkit.evaluation.significance import mcnemar
+from serkit.evaluation.statistics import power
+from serkit.evaluation.statistics.significance import mcnemar
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from serkit.data.manifest import Manifest
 from serkit.data.protocols import create_folds, group_of
 from serkit.data.representation import Representation
 from serkit.errors import InputError
-from serkit.evaluation.probe_targets import create_targets, speaker_folds
-from serkit.evaluation.probes import (
+from serkit.evaluation.layers.probe_targets import create_targets, speaker_folds
+from serkit.evaluation.layers.probes import (
     COSTS,
     PENALTIES,
     Target,

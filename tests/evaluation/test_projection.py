@@ -11,12 +11,12 @@ from sklearn.decomposition import PCA
 
 from serkit.data.representation import Representation
 from serkit.errors import InputError
-from serkit.evaluation.layer_plots import COLOURS, MOST_NAMES, draw_maps, draw_probes, draw_similarity
-from serkit.evaluation.layer_similarity import compare_layers
-from serkit.evaluation.probes import Probe
-from serkit.evaluation.projection import Map, map_layers, project
-from serkit.evaluation.similarity import standardise
-from serkit.evaluation.stats import Figure
+from serkit.evaluation.layers.layer_plots import COLOURS, MOST_NAMES, draw_maps, draw_probes, draw_similarity
+from serkit.evaluation.layers.layer_similarity import compare_layers
+from serkit.evaluation.layers.probes import Probe
+from serkit.evaluation.layers.projection import Map, map_layers, project
+from serkit.evaluation.layers.similarity import standardise
+from serkit.evaluation.statistics.bootstrap import Figure
 
 
 def normal(*shape):

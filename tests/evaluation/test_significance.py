@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
 from serkit.errors import InputError
 from serkit.evaluation.metrics import FROM_CONFUSION
-from serkit.evaluation.significance import (
+from serkit.evaluation.statistics.significance import (
     combine_dependent,
     holm,
     mann_whitney,

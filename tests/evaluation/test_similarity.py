@@ -14,9 +14,9 @@ from scipy.stats import ortho_group
 from serkit.data.folds import Fold
 from serkit.data.representation import Representation
 from serkit.errors import InputError
-from serkit.evaluation import similarity
-from serkit.evaluation.layer_similarity import MEASURES, compare_layers, write_similarity
-from serkit.evaluation.similarity import (
+from serkit.evaluation.layers import similarity
+from serkit.evaluation.layers.layer_similarity import MEASURES, compare_layers, write_similarity
+from serkit.evaluation.layers.similarity import (
     cka,
     hsic,
     linear_cka,

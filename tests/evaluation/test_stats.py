@@ -7,7 +7,7 @@ import pytest
 
 from serkit.errors import InputError
 from serkit.evaluation.metrics import FROM_CONFUSION, recalls, uar
-from serkit.evaluation.stats import Figure, bootstrap, figures, one, over_seeds, tally_confusions
+from serkit.evaluation.statistics.bootstrap import Figure, bootstrap, figures, one, over_seeds, tally_confusions
 
 CLASSES = ["happy", "sad"]
 

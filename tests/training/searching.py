@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.training.recipe import load_recipe
-from serkit.training.search import search
-from serkit.training.trials import Examiner
+from serkit.training.searching.search import search
+from serkit.training.searching.trials import Examiner
 
 SPEAKERS = ("f1", "f2", "m1", "m2")
 RECIPE = """

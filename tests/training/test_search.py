@@ -20,15 +20,15 @@ from searching import SPEAKERS
 
 from serkit.data.manifest import Manifest
 from serkit.errors import InputError, SerkitError
-from serkit.training import search as search_module
-from serkit.training import study as study_module
-from serkit.training import trials as trials_module
 from serkit.training.material import Material, load_data
 from serkit.training.recipe import change_recipe, dump_recipe, list_recipes, load_recipe, load_variants
 from serkit.training.run import train
-from serkit.training.search import search
-from serkit.training.study import MedianPruner, fail_left, identity, is_gone, storage_url, without_password
-from serkit.training.trials import DevFold, Examiner, dev_folds, kept_epoch
+from serkit.training.searching import search as search_module
+from serkit.training.searching import study as study_module
+from serkit.training.searching import trials as trials_module
+from serkit.training.searching.search import search
+from serkit.training.searching.study import MedianPruner, fail_left, identity, is_gone, storage_url, without_password
+from serkit.training.searching.trials import DevFold, Examiner, dev_folds, kept_epoch
 
 torch.set_num_threads(1)
 WEIGHT, EPOCHS = "training.weight_decay", "training.epochs"
@@ -500,7 +500,7 @@ def test_no_password_is_written(go, judged, monkeypatch, tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     monkeypatch.setattr(search_module, "storage_url", lambda *_: url)
     shown = {url: "postgresql+psycopg://me:***@host/db"}
-    monkeypatch.setattr("serkit.training.outcome.without_password", shown.__getitem__)
+    monkeypatch.setattr("serkit.training.searching.outcome.without_password", shown.__getitem__)
     monkeypatch.setattr(sys, "argv", ["serkit", "search", "small", f"--storage={given}"])
     facts, _ = go(tmp_path / "out", storage=given)
     assert facts["command"] == f"serkit search small --storage={shown[url]}"

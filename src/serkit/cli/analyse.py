@@ -52,8 +52,8 @@ def similarity(
 ) -> None:
     """Compare every layer with every other: of one source, of several, and with eGeMAPS; encoded work is kept."""
     from serkit.evaluation.curves import write_figure
-    from serkit.evaluation.layer_plots import draw_drift, draw_reference, draw_similarity, drifted
-    from serkit.evaluation.layer_similarity import compare_layers, layer_pairs, write_similarity
+    from serkit.evaluation.layers.layer_plots import draw_drift, draw_reference, draw_similarity, drifted
+    from serkit.evaluation.layers.layer_similarity import compare_layers, layer_pairs, write_similarity
 
     with show_steps() as step:
         found = _gather(manifest, root, where, most, encoder, run, level, trim, egemaps, cache, workers, step)
@@ -98,9 +98,9 @@ def probe(
     """Read emotion, speaker, gender and acoustic descriptors off every layer with linear models, for new speakers."""
     from serkit.data.protocols import create_folds
     from serkit.evaluation.curves import write_figure
-    from serkit.evaluation.layer_plots import draw_probes
-    from serkit.evaluation.probe_targets import ACOUSTIC, DEFAULT, create_targets
-    from serkit.evaluation.probes import probe, write_probes
+    from serkit.evaluation.layers.layer_plots import draw_probes
+    from serkit.evaluation.layers.probe_targets import ACOUSTIC, DEFAULT, create_targets
+    from serkit.evaluation.layers.probes import probe, write_probes
     from serkit.training.representations import DESCRIPTORS, acoustic_targets
 
     if run and protocol:
@@ -150,8 +150,8 @@ def map_utterances(
 ) -> None:
     """Draw utterances as points in a plane, coloured by emotion, speaker, gender or any other column."""
     from serkit.evaluation.curves import write_figure
-    from serkit.evaluation.layer_plots import draw_maps
-    from serkit.evaluation.projection import check_columns, map_layers, write_maps
+    from serkit.evaluation.layers.layer_plots import draw_maps
+    from serkit.evaluation.layers.projection import check_columns, map_layers, write_maps
 
     with show_steps() as step:
         found = _gather(manifest, root, where, most, encoder, run, level, trim, egemaps, cache, workers, step)

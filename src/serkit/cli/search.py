@@ -30,7 +30,7 @@ def search(
     """Search for better values of a recipe's keys on the dev parts; call again to go on, or elsewhere to help."""
     from serkit.evaluation.searches import format_search, write_figures
     from serkit.training.recipe import load_recipe
-    from serkit.training.search import search
+    from serkit.training.searching.search import search
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("searches") / loaded.name

@@ -31,7 +31,7 @@ def anova(
 ) -> None:
     """Test what factors do to the values of seeds: n-way analysis of variance, effect sizes, post-hoc tests."""
     from serkit.data.files import write_json
-    from serkit.evaluation.experiments import format_experiments, judge_experiments, read_experiments
+    from serkit.evaluation.statistics.experiments import format_experiments, judge_experiments, read_experiments
 
     made = judge_experiments(read_experiments(table, metric, population), kind, pairs.value, equal)
     typer.echo(format_experiments(made))
@@ -49,8 +49,8 @@ def power(
 ) -> None:
     """Plan a comparison: how likely a difference is shown, and how many speakers, utterances or seeds that takes."""
     from serkit.data.files import write_json
-    from serkit.evaluation.planning import plan_runs
     from serkit.evaluation.predictions import read_predictions
+    from serkit.evaluation.statistics.planning import plan_runs
     from serkit.evaluation.verdict import format_plan
 
     if not 0 < wanted < 1 or difference <= 0:

@@ -20,7 +20,7 @@ from serkit.evaluation.metrics import FROM_CONFUSION
 from serkit.evaluation.pepino import read_recipe
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
 from serkit.evaluation.report import read_provenance
-from serkit.evaluation.stats import RESAMPLES, figures, one, tally_confusions
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, figures, one, tally_confusions
 from serkit.evaluation.tasks import judge_tasks
 from serkit.evaluation.wording import write_columns, write_markdown_table, write_words
 

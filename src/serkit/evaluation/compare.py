@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation.measures import measure_of, measures_of
 from serkit.evaluation.metrics import Floats
-from serkit.evaluation.paired import Pair, discordant, pair_rows
-from serkit.evaluation.planning import plan_pair
 from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
 from serkit.evaluation.report import read_provenance
-from serkit.evaluation.significance import (
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, figures, mean_over, over_seeds
+from serkit.evaluation.statistics.measures import measure_of, measures_of
+from serkit.evaluation.statistics.paired import Pair, discordant, pair_rows
+from serkit.evaluation.statistics.planning import plan_pair
+from serkit.evaluation.statistics.significance import (
     PERMUTATIONS,
     Test,
     combine_dependent,
@@ -29,8 +30,7 @@ from serkit.evaluation.significance import (
     t_welch,
     wilcoxon,
 )
-from serkit.evaluation.stats import RESAMPLES, figures, mean_over, over_seeds
-from serkit.evaluation.systems import judge_systems
+from serkit.evaluation.statistics.systems import judge_systems
 
 ROUNDING = 1e-12
 """Means over seeds in another order differ by this little."""
@@ -54,16 +54,16 @@ def compare_runs(
     matters: float = 0.02,
     permutations: int = PERMUTATIONS,
 ) -> Numbers:
-    """Compare two predictions tables by a metric of :data:`~serkit.evaluation.measures.MEASURES`, ready for JSON.
+    """Compare two predictions tables by a metric (see ``statistics.measures``); the result is ready for JSON.
 
     ``difference`` is b minus a, each a mean over its own seeds, with the 95 % interval ``low`` to ``high`` of a paired
     bootstrap: every resample draws the same speakers for both runs and all seeds; ``below_zero`` is the share of
     resamples in which it is negative (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8). ``a`` and
     ``b`` hold each run's ``value``, ``sd_over_seeds`` and number of ``seeds``. ``p`` is that of ``permutation``
-    (:func:`~serkit.evaluation.significance.permute_clusters`, runs swapped for whole speakers). ``mcnemar`` counts the
+    (``statistics.significance.permute_clusters``, runs swapped for whole speakers). ``mcnemar`` counts the
     utterances that one run alone gets right (None for figures that do not count right answers), ``over_seeds`` tests
     the seeds' values where both runs have five or more. ``power`` says what could have been seen, for a difference that
-    ``matters`` (:func:`~serkit.evaluation.planning.plan_pair`); ``verdict`` is ``higher``, ``lower`` or ``no difference
+    ``matters`` (``statistics.planning.plan_pair``); ``verdict`` is ``higher``, ``lower`` or ``no difference
     shown``. ``left_out`` counts utterances that only one run judges (tasks beside emotion). Raises ``InputError`` for
     the first utterance that only one table judges, or that has another truth or speaker in the other.
     """
@@ -207,7 +207,7 @@ def _protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[st
 def mix_folders(folders: Sequence[str | Path]) -> Numbers:
     """Fit one mixed model of being right to the emotions that run folders recognise, the first one being the base.
 
-    Returns what :func:`~serkit.evaluation.systems.judge_systems` does. Raises ``InputError`` for runs on different
+    Returns what ``statistics.systems.judge_systems`` does. Raises ``InputError`` for runs on different
     utterances.
     """
     tables = {str(folder): distinguish_speakers(_read(Path(folder))[0]) for folder in folders}

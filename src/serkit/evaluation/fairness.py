@@ -17,7 +17,7 @@ from scipy.stats import norm
 
 from serkit.evaluation.metrics import Floats, confusion_cells, recalls
 from serkit.evaluation.predictions import UNKNOWN, sorted_names
-from serkit.evaluation.stats import CONFIDENCE, RESAMPLES, Figure, mean_over, over_seeds
+from serkit.evaluation.statistics.bootstrap import CONFIDENCE, RESAMPLES, Figure, mean_over, over_seeds
 
 FEW = 5
 """With fewer speakers a gender, its figures are theirs rather than the gender's."""

@@ -16,7 +16,7 @@ from serkit.evaluation.curves import write_figure
 from serkit.evaluation.plots import PALETTE
 from serkit.evaluation.predictions import classes_of, distinguish_speakers, judged_rows, read_predictions
 from serkit.evaluation.report import read_provenance
-from serkit.evaluation.stats import RESAMPLES, bootstrap
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, bootstrap
 from serkit.evaluation.wording import write_columns, write_interval, write_markdown_table, write_number
 
 Numbers = dict[str, Any]

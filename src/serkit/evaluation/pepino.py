@@ -21,7 +21,7 @@ from serkit.errors import InputError
 from serkit.evaluation.metrics import FROM_CONFUSION
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
 from serkit.evaluation.report import FEW_SPEAKERS
-from serkit.evaluation.stats import RESAMPLES, Tally, figures, one, over_seeds, tally_confusions
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, Tally, figures, one, over_seeds, tally_confusions
 
 SYSTEM = "pepino"
 CORPORA = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS"}

@@ -10,7 +10,7 @@ from typing import Any
 from serkit.data.files import write_json, write_text
 from serkit.errors import missing_extra
 from serkit.evaluation.pepino import CORPORA, SYSTEM, Key, Numbers, Run, create_comparison, find_runs, read_published
-from serkit.evaluation.stats import RESAMPLES
+from serkit.evaluation.statistics.bootstrap import RESAMPLES
 from serkit.evaluation.wording import write_columns, write_markdown_table, write_words
 
 OTHERS = ("experiment", "corpus", "accuracy", "published", "macro F1", "published", "kept epochs")

@@ -30,7 +30,7 @@ from serkit.evaluation.predictions import (
     read_predictions,
     sorted_names,
 )
-from serkit.evaluation.stats import (
+from serkit.evaluation.statistics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Tally,

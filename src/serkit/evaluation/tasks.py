@@ -20,7 +20,7 @@ from serkit.errors import InputError
 from serkit.evaluation.calibration import mean_of_sums
 from serkit.evaluation.metrics import Floats, ccc_of_sums, edit_counts, mae_of_sums, moments, mse_of_sums, ratio
 from serkit.evaluation.predictions import TOLERANCE, sorted_names
-from serkit.evaluation.stats import RESAMPLES, Figure, Metric, figures, mean_over, one, over_seeds, tally
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, Figure, Metric, figures, mean_over, one, over_seeds, tally
 
 TASKS = {
     "text": ("wer", "cer"),

@@ -111,7 +111,7 @@ def format_mixed(made: Numbers) -> str:
 
 
 def format_plan(made: Numbers) -> str:
-    """Return lines on a plan of :func:`~serkit.evaluation.planning.plan_runs`."""
+    """Return lines on a plan of :func:`~serkit.evaluation.statistics.planning.plan_runs`."""
     wanted = f"{made['wanted']:.0%}"
     lines = [
         f"{made['metric']}, n {made['n']}, {made['have']} {made['units']}; from {made['from']}",

@@ -24,6 +24,7 @@ from serkit.models.heads import HeadConfig
 from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
 from serkit.training.i3 import read_trees
+from serkit.training.searching.space import SearchSection
 from serkit.training.sections import (
     AugmentSection,
     CorpusTest,
@@ -34,7 +35,6 @@ from serkit.training.sections import (
     ProtocolSection,
     Section,
 )
-from serkit.training.space import SearchSection
 from serkit.training.tuning import FinetuneOptions
 
 SHIPPED = Path(str(resources.files("serkit") / "recipes"))

@@ -20,9 +20,9 @@ import python_stretch
 
 from serkit.data.audio import SAMPLING_RATE
 from serkit.errors import AudioError, InputError, missing_extra, nearest
+from serkit.training.augment.binding import Change, bind
 from serkit.training.augment.levels import integrated_loudness
 from serkit.training.augment.recorded import PATHS, list_recordings
-from serkit.training.augment.registry import Change, bind
 
 _lock = threading.RLock()
 

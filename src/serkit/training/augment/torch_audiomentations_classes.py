@@ -13,9 +13,9 @@ from scipy.signal import fftconvolve, firwin
 
 from serkit.data.audio import SAMPLING_RATE
 from serkit.errors import InputError, nearest
+from serkit.training.augment.binding import Change, bind
 from serkit.training.augment.levels import rms
 from serkit.training.augment.recorded import Folder, draw_background, draw_response, list_recordings
-from serkit.training.augment.registry import Change, bind
 from serkit.training.augment.transforms import gain, pitch
 
 IGNORED = ("mode", "p_mode", "output_type", "target_rate")

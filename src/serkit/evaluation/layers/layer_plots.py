@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from serkit.evaluation.layer_similarity import LayerSimilarity, layer_pairs
+from serkit.evaluation.layers.layer_similarity import LayerSimilarity, layer_pairs
+from serkit.evaluation.layers.probes import Probe
+from serkit.evaluation.layers.projection import Map
 from serkit.evaluation.metrics import Floats
 from serkit.evaluation.predictions import UNKNOWN, sorted_names
-from serkit.evaluation.probes import Probe
-from serkit.evaluation.projection import Map
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5d4b8c", "#8c8c8c")
 """Okabe & Ito's palette (2008), distinguishable with any colour vision, black and yellow replaced."""

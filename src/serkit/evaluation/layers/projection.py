@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from serkit.data.files import write_json, write_text
 from serkit.data.representation import ALWAYS, Representation
 from serkit.errors import InputError, missing_extra, nearest
+from serkit.evaluation.layers.similarity import standardise
 from serkit.evaluation.metrics import Floats
-from serkit.evaluation.similarity import standardise
 
 Method = Literal["pca", "umap"]
 METHODS: tuple[str, ...] = get_args(Method)

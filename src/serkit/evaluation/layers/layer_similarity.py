@@ -21,8 +21,7 @@ from serkit.data.files import write_json, write_text
 from serkit.data.protocols import Fold
 from serkit.data.representation import ALWAYS, Representation
 from serkit.errors import InputError, nearest
-from serkit.evaluation.metrics import Floats
-from serkit.evaluation.similarity import (
+from serkit.evaluation.layers.similarity import (
     FEWEST,
     align,
     canonical_correlations,
@@ -35,7 +34,8 @@ from serkit.evaluation.similarity import (
     weighted_hsic,
     without_diagonal,
 )
-from serkit.evaluation.stats import CONFIDENCE, Figure
+from serkit.evaluation.metrics import Floats
+from serkit.evaluation.statistics.bootstrap import CONFIDENCE, Figure
 
 Measure = Literal["cka", "cka-biased", "cka-rbf", "cca", "svcca"]
 MEASURES: tuple[str, ...] = get_args(Measure)

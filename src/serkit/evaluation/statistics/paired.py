@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation.measures import Measure
 from serkit.evaluation.metrics import Floats
 from serkit.evaluation.predictions import classes_of
-from serkit.evaluation.stats import Tally, tally
+from serkit.evaluation.statistics.bootstrap import Tally, tally
+from serkit.evaluation.statistics.measures import Measure
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from optuna.trial import Trial
 
 from serkit.errors import InputError
 from serkit.training.recipe import Recipe, change_recipe, takes_fractions, value_of
-from serkit.training.space import Dimension, Scalar
+from serkit.training.searching.space import Dimension, Scalar
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation.mixed import fit_mixed
 from serkit.evaluation.predictions import UNKNOWN
+from serkit.evaluation.statistics.mixed import fit_mixed
 
 COVARIATES = ("gender", "corpus")
 
@@ -18,7 +18,7 @@ Numbers = dict[str, Any]
 
 
 def judge_systems(tables: Mapping[str, pl.DataFrame], covariates: Sequence[str] = COVARIATES) -> Numbers:
-    """Fit the mixed model of :mod:`serkit.evaluation.mixed` to the judged rows of systems on the same utterances.
+    """Fit the mixed model of ``statistics.mixed`` to the judged rows of systems on the same utterances.
 
     ``tables`` {name: rows with id, seed, truth, prediction, speaker, gender, corpus}; the first is the one to which the
     others are compared. Random are utterances, speakers, what a speaker does to a system, and, where every system has

@@ -10,10 +10,17 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation.anova import Cells, analyse, cells_from_values, cells_of, compare_cells, compare_levels
-from serkit.evaluation.measures import measure_of
 from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
-from serkit.evaluation.stats import tally
+from serkit.evaluation.statistics.anova import (
+    Cells,
+    analyse,
+    cells_from_values,
+    cells_of,
+    compare_cells,
+    compare_levels,
+)
+from serkit.evaluation.statistics.bootstrap import tally
+from serkit.evaluation.statistics.measures import measure_of
 from serkit.evaluation.wording import write_columns
 
 SUMMARY = ("mean", "std", "n")
@@ -98,7 +105,7 @@ def seed_values(folder: str | Path, metric: str = "uar") -> list[float]:
 def judge_experiments(cells: Cells, kind: int = 2, pairs: str = "levels", equal: bool = False) -> Numbers:
     """Return the analysis of variance of ``cells``, post-hoc t-tests and the cells themselves, ready for JSON.
 
-    ``effects`` are the rows of :func:`~serkit.evaluation.anova.analyse` with sums of squares of type ``kind``;
+    ``effects`` are the rows of ``anova.analyse`` with sums of squares of type ``kind``;
     ``pairs`` is ``levels`` (of every factor, over all others) or ``cells``: t-tests of all of them, with p adjusted by
     Holm.
     """

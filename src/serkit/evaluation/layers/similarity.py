@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 from serkit.errors import InputError
 from serkit.evaluation.metrics import Floats
 
+TINY = 1e-300
+"""Columns that vary by less are constant: their mean cannot be subtracted in floating point."""
 FEWEST = 4
 """Utterances that CKA needs at least: the unbiased estimator divides by n - 3."""
 SHARE = 0.5
@@ -32,9 +34,10 @@ def standardise(features: ArrayLike) -> Floats:
     outweigh everything else.
     """
     centred = centre(features)
-    deviation = centred.std(axis=0)
-    flat = deviation <= 1e-12 * np.abs(_matrix(features)).max(axis=0, initial=0)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=~flat & (deviation > 0))
+    size = np.abs(centred).max(axis=0, initial=0)
+    flat = (size <= 1e-12 * np.abs(_matrix(features)).max(axis=0, initial=0)) | (size < TINY)
+    scaled = np.divide(centred, size, out=np.zeros_like(centred), where=~flat)  # squares of small numbers are 0
+    return np.divide(scaled, scaled.std(axis=0), out=np.zeros_like(centred), where=~flat)
 
 
 def centre(features: ArrayLike) -> Floats:

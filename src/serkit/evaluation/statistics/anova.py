@@ -16,7 +16,7 @@ from scipy import stats
 
 from serkit.errors import InputError
 from serkit.evaluation.metrics import Floats
-from serkit.evaluation.significance import Test, holm, t_from_summaries
+from serkit.evaluation.statistics.significance import Test, holm, t_from_summaries
 
 
 @dataclass(frozen=True)

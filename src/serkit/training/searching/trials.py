@@ -27,7 +27,7 @@ from serkit.training.material import Material
 from serkit.training.recipe import Recipe
 from serkit.training.recordings import Recordings
 from serkit.training.run import Stored, load, set_threads, store
-from serkit.training.space import SearchSection
+from serkit.training.searching.space import SearchSection
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
 from serkit.data.files import replace_atomically, write_json, write_text
-from serkit.training.axes import Axis, read_values
 from serkit.training.recipe import Recipe, change_recipe, dump_recipe
-from serkit.training.study import study_trials, was_left, without_password
-from serkit.training.trials import DevFold
+from serkit.training.searching.axes import Axis, read_values
+from serkit.training.searching.study import study_trials, was_left, without_password
+from serkit.training.searching.trials import DevFold
 
 
 def write_outcome(

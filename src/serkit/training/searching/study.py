@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
 from serkit.errors import InputError, SerkitError, missing_extra
-from serkit.training.space import SearchSection
+from serkit.training.searching.space import SearchSection
 
 HEARTBEAT, GRACE = 30, 300
 """Seconds between signs of life of a worker, and without one until its trial is given to another."""

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from serkit.errors import InputError
-from serkit.evaluation import power
-from serkit.evaluation.measures import measure_of
-from serkit.evaluation.paired import Pair, discordant, gains, pair_rows
 from serkit.evaluation.predictions import distinguish_speakers, rows_to_judge
-from serkit.evaluation.stats import RESAMPLES, mean_over
+from serkit.evaluation.statistics import power
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, mean_over
+from serkit.evaluation.statistics.measures import measure_of
+from serkit.evaluation.statistics.paired import Pair, discordant, gains, pair_rows
 
 Numbers = dict[str, Any]
 

@@ -27,7 +27,7 @@ from serkit.evaluation.metrics import (
     mse_of_sums,
 )
 from serkit.evaluation.predictions import classes_of
-from serkit.evaluation.stats import Metric
+from serkit.evaluation.statistics.bootstrap import Metric
 from serkit.evaluation.tasks import TASKS, answered_rows, hits_by_class, hits_by_speaker, list_ratings, recall_of_hits
 
 Statistics: TypeAlias = "Floats | sparse.csr_array"

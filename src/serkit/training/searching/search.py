@@ -25,13 +25,13 @@ from serkit.data.manifest import Manifest
 from serkit.errors import InputError, SerkitError
 from serkit.processes import distributed, end_with_parent
 from serkit.progress import Step, no_steps
-from serkit.training.axes import Axis, create_axes, first_trials, read_values
 from serkit.training.material import load_data
-from serkit.training.outcome import write_outcome
 from serkit.training.recipe import Recipe, change_recipe, dump_recipe
 from serkit.training.run import as_trained
-from serkit.training.space import SearchSection
-from serkit.training.study import (
+from serkit.training.searching.axes import Axis, create_axes, first_trials, read_values
+from serkit.training.searching.outcome import write_outcome
+from serkit.training.searching.space import SearchSection
+from serkit.training.searching.study import (
     counted,
     create_pruner,
     create_sampler,
@@ -44,7 +44,7 @@ from serkit.training.study import (
     storage_url,
     wants_more,
 )
-from serkit.training.trials import DevFold, Examiner, dev_folds
+from serkit.training.searching.trials import DevFold, Examiner, dev_folds
 
 
 class UnusableValues(Exception):

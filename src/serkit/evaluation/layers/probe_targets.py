@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from serkit.data.folds import Fold, group_of
 from serkit.data.manifest import Manifest
 from serkit.errors import InputError, nearest
-from serkit.evaluation.probes import Target, known_rows
+from serkit.evaluation.layers.probes import Target, known_rows
 
 ACOUSTIC = "acoustic"
 """Stands for all acoustic descriptors."""

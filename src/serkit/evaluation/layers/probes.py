@@ -20,9 +20,9 @@ from serkit.data.files import write_json, write_text
 from serkit.data.folds import Fold, stamp
 from serkit.data.representation import Representation
 from serkit.errors import InputError
-from serkit.evaluation.layer_similarity import to_csv
+from serkit.evaluation.layers.layer_similarity import to_csv
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats
-from serkit.evaluation.stats import RESAMPLES, Figure, figures, one, tally, tally_confusions
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, Figure, figures, one, tally, tally_confusions
 
 COSTS = tuple(10.0 ** np.arange(-4, 2))
 """Values of C for logistic regression, the most regularised first."""

@@ -1,0 +1,1 @@
+"""How far figures and differences can be trusted: intervals, tests, analysis of variance, mixed models, power."""
