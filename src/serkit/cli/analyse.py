@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serkit.cli.app import Root, app, cache_folder
+from serkit.cli.app import Cache, Root, Workers, app, cache_folder
 from serkit.errors import InputError
 from serkit.progress import show_steps
 
@@ -26,8 +26,6 @@ Where = Annotated[list[str] | None, typer.Option(help="keep the rows with column
 Level = Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale; runs have their own")]
 Trim = Annotated[float | None, typer.Option(help="cut silence at both ends first, dB below the loudest frame")]
 Most = Annotated[int, typer.Option(min=5, help="take this many utterances at random where there are more")]
-Cache = Annotated[Path | None, typer.Option(help="feature cache")]
-Workers = Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")]
 Reference = Annotated[bool, typer.Option("--egemaps/--no-egemaps", help="add eGeMAPS functionals to the sources")]
 
 EGEMAPS = "eGeMAPS"

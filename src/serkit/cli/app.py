@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Cache = Annotated[Path | None, typer.Option(help="feature cache")]
+Workers = Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")]
 Root = Annotated[Path | None, typer.Option(help="folder of the recordings, where the manifest does not say")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serkit.cli.app import Root, app, cache_folder, split_pair
+from serkit.cli.app import Cache, Root, Workers, app, cache_folder, split_pair
 from serkit.progress import show_steps
 
 
@@ -27,8 +27,8 @@ def evaluate(
     on: Annotated[list[str] | None, typer.Option(help="apply its models to a manifest, or to CORPUS=DIR")] = None,
     merge: Annotated[list[str] | None, typer.Option(help="with --on: LABEL=CLASS for labels of that corpus")] = None,
     root: Root = None,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
+    cache: Cache = None,
+    workers: Workers = None,
     device: Annotated[str, typer.Option(help="where encoders run: cpu or cuda")] = "cpu",
 ) -> None:
     """Judge a run: report.json, report.html and a summary with intervals; with --on, its models on another corpus."""

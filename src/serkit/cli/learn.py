@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkit.cli.app import Root, app, cache_folder
+from serkit.cli.app import Cache, Root, Workers, app, cache_folder
 from serkit.cli.judge import print_report
 from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
@@ -30,7 +30,7 @@ def extract(
     ] = "utterance",
     level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
     trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    cache: Cache = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
     root: Root = None,
 ) -> None:
@@ -60,8 +60,8 @@ def train(
     low_seed: Annotated[int | None, typer.Option(min=0, help="first seed, in place of those of the recipe")] = None,
     high_seed: Annotated[int | None, typer.Option(min=0, help="last seed, itself included")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="tell what would be done and how long it takes")] = False,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
+    cache: Cache = None,
+    workers: Workers = None,
     device: Annotated[str, typer.Option(help="where encoders run or are fine-tuned: cpu or cuda")] = "cpu",
 ) -> None:
     """Train and test every fold and seed of a recipe, then evaluate; call again to go on after an interruption.
@@ -134,7 +134,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="run folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="bundle folder to write")],
     int8: Annotated[bool, typer.Option(help="8-bit matrix products: twice as fast, a quarter of the size")] = False,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    cache: Cache = None,
 ) -> None:
     """Train the run's recipe on all its speakers and write a bundle that runs without PyTorch."""
     from serkit.export import export_run

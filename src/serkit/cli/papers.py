@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serkit.cli.app import app, cache_folder
+from serkit.cli.app import Cache, Workers, app, cache_folder
 from serkit.cli.learn import fail_if, run_planned
 from serkit.errors import InputError
 from serkit.processes import leads
@@ -41,8 +41,8 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option(help="pattern of recipes to run, such as 'none-*'")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="pattern of recipes to leave out")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="runs; runs/SYSTEM when left out")] = None,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when left out")] = None,
+    cache: Cache = None,
+    workers: Workers = None,
     device: Annotated[str, typer.Option(help="where encoders run: cpu, or cuda in bfloat16")] = "cpu",
     checkpoints: Annotated[
         Path | None, typer.Option(help="cai: judge published checkpoints in folders 01F to 05M instead of training")

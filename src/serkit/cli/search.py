@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serkit.cli.app import app, cache_folder
+from serkit.cli.app import Cache, app, cache_folder
 from serkit.progress import show_steps
 
 
@@ -24,7 +24,7 @@ def search(
         typer.Option(help="database that workers share, postgresql://USER@HOST/DATABASE; a file when left out"),
     ] = "",
     workers: Annotated[int, typer.Option(min=1, help="processes that share the study")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="feature cache")] = None,
+    cache: Cache = None,
     device: Annotated[str, typer.Option(help="where encoders run or are fine-tuned: cpu or cuda")] = "cpu",
 ) -> None:
     """Search for better values of a recipe's keys on the dev parts; call again to go on, or elsewhere to help."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from serkit.errors import InputError, nearest
@@ -64,8 +64,8 @@ def register_transform(name: str, transform: Callable[..., Any], revision: int =
     if name in TRANSFORMS or not name or "." in name:
         raise InputError(f"register_transform: {name!r} is taken, empty or has a dot: choose another name")
     try:
-        pickle.dumps(transform)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        ForkingPickler.dumps(transform)  # as it is sent to worker processes
+    except Exception as error:  # of several kinds, all meaning that it has no name that a process could find
         raise InputError(f"register_transform: {name} must be defined at the top of a module: {error}") from error
     _registered[name] = (transform, revision)
 
