@@ -62,7 +62,8 @@ def estimate(run: PlannedRun, cache: str | Path, workers: int | None = None) -> 
     with set_threads(1):
         if recipe.finetune is not None:
             rate = _finetune_rate(recipe, mean_seconds)  # seconds of work per second of audio
-            passes = pending * (recipe.training.epochs * train_utterances + len(manifest) / 5)
+            copies = 1 + len(list_changes(recipe.augment))  # augmentation itself is not counted
+            passes = pending * (recipe.training.epochs * train_utterances * copies + len(manifest) / 5)
             passes += sum(map(len, tests)) * len(work)
             return Estimate(pending, len(work), utterances, hours, 0.0, passes * mean_seconds * rate / workers)
         encode_hours = sum(
