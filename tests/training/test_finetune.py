@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from speech import ALL_TASKS, create_model, train_until_killed, waveform_set, write_corpus
 
+from serkit.data.audio import read_audio
 from serkit.encoders.regularise import Regularisation
 from serkit.errors import InputError
 from serkit.evaluation.metrics import word_error_rate
+from serkit.models.graph import graph_of
+from serkit.models.model import Waveforms
 from serkit.training import finetune as finetune_module
 from serkit.training.augment import Augmentation
 from serkit.training.batching import BatchOptions
@@ -474,6 +477,21 @@ def test_lora_keeps_to_the_blocks_that_are_not_frozen(trained, corpus):
         InputError, match=r"finetune.lora.targets: wav2vec2 has no such linear layers: choose of .*q_proj"
     ):
         create_model(corpus[1], options=with_(LORA, lora={"targets": ["query"]}))
+
+
+def test_ratings_leave_the_graph_in_the_units_of_the_manifest(tmp_path):
+    manifest = write_corpus(tmp_path)
+    tasks = {"affect": {"weight": 1.0, "dimensions": ["arousal", "valence"], "range": [1, 7]}}
+    model = create_model(manifest, tasks=tasks).eval()
+    waveform = torch.from_numpy(read_audio(manifest.table["audio"][0]))[None]
+    lengths = torch.tensor([waveform.shape[1]])
+    (task,) = [each for each in model.each() if each.name == "affect"]
+    with torch.no_grad():
+        affect = graph_of(model)(waveform, lengths)[-1]
+        view = model.view(Waveforms(waveform, lengths))
+        said = task.columns(task(view), view, task.targets(manifest)[:1])
+    assert affect[0].tolist() == pytest.approx([said["arousal_prediction"][0], said["valence_prediction"][0]], abs=1e-5)
+    assert affect.min() > 1 and affect.max() < 7 and said["arousal_truth"] == pytest.approx([0.2])
 
 
 def test_a_merged_encoder_exports(corpus, tmp_path):

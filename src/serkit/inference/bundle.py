@@ -4,7 +4,7 @@ The graph takes ``waveforms (B, S)`` float32 at 16 kHz and ``lengths (B,)`` int6
 (B, C)`` before calibration, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``. The graph of a
 model with other ``tasks`` also returns, of these what it has: ``ctc_logits (B, T, V)``, scores of symbols, and
 ``ctc_lengths (B,)``, the frames of them that count; ``speaker_logits (B, K)``, ``gender_logits (B, K)``; ``affect
-(B, A)`` in [0, 1].
+(B, A)`` in the units of the manifest: arousal, valence and dominance in [0, 1].
 """
 
 from __future__ import annotations

@@ -87,12 +87,17 @@ class AffectTask(Task):
             return errors.sum(1) / known.sum(1).clamp(min=1)
         return concordance_loss(output, wanted, self.config.loss == "sample-ccc").expand(len(output))
 
+    def rate(self, output: Tensor) -> Tensor:
+        """Return what is in [0, 1] of the ranges as ratings ``(B, A)``."""
+        low, high = torch.tensor(self.ranges, dtype=output.dtype, device=output.device).unbind(1)
+        return low + (high - low) * output
+
     def columns(self, output: Tensor, view: View, targets: Sequence[Tensor]) -> dict[str, list[Any]]:
+        truths, predictions = self.rate(torch.stack(list(targets)).double()), self.rate(output.double())
         columns: dict[str, list[Any]] = {}
-        for index, (name, (low, high)) in enumerate(zip(self.dimensions, self.ranges, strict=True)):
-            truths = [low + (high - low) * float(target[index]) for target in targets]
-            columns[f"{name}_truth"] = [None if value != value else value for value in truths]
-            columns[f"{name}_prediction"] = (low + (high - low) * output[:, index].double()).tolist()
+        for index, name in enumerate(self.dimensions):
+            columns[f"{name}_truth"] = [None if value != value else value for value in truths[:, index].tolist()]
+            columns[f"{name}_prediction"] = predictions[:, index].tolist()
         return columns
 
 

@@ -87,8 +87,10 @@ class Graph(nn.Module):
         others: list[Tensor] = []
         for task in self.others:
             view = View.of(batch, features, self.layers[-1], self.standardise)
-            # The linear map itself: an adversarial task only turns gradients around.
-            others.append(task.linear(view.mean) if isinstance(task, ClassTask) else task(view))
+            if isinstance(task, ClassTask):  # the linear map itself: an adversarial task only turns gradients around
+                others.append(task.linear(view.mean))
+            else:
+                others.append(task.rate(task(view)) if isinstance(task, AffectTask) else task(view))
             others += [features.lengths] if task.name == "ctc" else []
         return logits, embedding, frames, frame_lengths, *others
 
