@@ -254,6 +254,11 @@ def test_the_command_line_plans_trains_and_shows_the_matrix(root, tmp_path, serk
     done = serkit("train", root / "experiment.toml", "-o", tmp_path / "runs", *options)
     assert done.code == 0 and "[2/2] small/strong: finished" in done.err and "plan: 2 runs" in done.err
     assert (tmp_path / "runs/strong/on/two/report.html").is_file() and (tmp_path / "runs/runs.csv").is_file()
+    page = tmp_path / "runs/weak/on/two/report.json"
+    assert json.loads(page.read_text())["utterances"] == 12
+    fewer = 'tests.two.exclude=["two-a-sad-0"]'
+    assert serkit("train", root / "experiment.toml", fewer, "-o", tmp_path / "runs", *options).code == 0
+    assert json.loads(page.read_text())["utterances"] == 11, "what is tested anew is judged anew"
     matrix = serkit("matrix", tmp_path / "runs/weak", "-o", tmp_path / "matrix")
     assert matrix.code == 0 and "trained on \\ tested on" in matrix.out and (tmp_path / "matrix/matrix.md").is_file()
     on = ["evaluate", tmp_path / "runs/weak", "--on", root / "two.csv", *options]

@@ -107,7 +107,8 @@ def run_planned(runs: Sequence[PlannedRun], cache: Path | None, workers: int | N
         if not leads():
             continue
         for folder in run.folders if error is None else []:
-            if not (folder / "report.html").exists():
+            page = folder / "report.html"
+            if not page.exists() or page.stat().st_mtime < (folder / "predictions.parquet").stat().st_mtime:
                 write_report(folder)
         typer.echo(f"[{number}/{len(runs)}] {run.recipe.name}: {error or 'finished'}", err=True)
     return failed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serkit.cli.app import Cache, Workers, app, cache_folder
+from serkit.cli.app import Cache, Workers, app, cache_folder, split_pair
 from serkit.cli.learn import fail_if, run_planned
 from serkit.errors import InputError
 from serkit.processes import leads
@@ -54,7 +54,7 @@ def reproduce(
     """Run a whole paper: every recipe, fold and seed, then its tables; call again to go on after an interruption."""
     from serkit.training.reproduce import plan
 
-    roots = {name: place for name, _, place in (each.partition("=") for each in root or [])}
+    roots = dict(split_pair(each, "--root", "CORPUS=DIR") for each in root or [])
     if checkpoints is not None:
         folder = output or Path("runs") / f"{system.value}-checkpoints"
         if system is not System.cai or "iemocap" not in roots:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serkit.errors import InputError
+
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
@@ -22,6 +24,19 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in ``path``, empty where there is no such file; raises ``InputError`` naming it."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must hold one JSON object")
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from serkit.data.files import write_json, write_text
+from serkit.data.files import read_object, write_json, write_text
 from serkit.errors import InputError
 from serkit.evaluation.metrics import FROM_CONFUSION
 from serkit.evaluation.pepino import read_recipe
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
-from serkit.evaluation.report import read_provenance
 from serkit.evaluation.statistics.bootstrap import RESAMPLES, figures, one, tally_confusions
 from serkit.evaluation.tasks import judge_tasks
 from serkit.evaluation.wording import write_columns, write_markdown_table, write_words
@@ -69,7 +68,7 @@ def find_runs(root: str | Path) -> tuple[dict[Path, str], list[Path]]:
         elif system == SYSTEM:
             unfinished.append(recorded.parent)
     for path in sorted(Path(root).rglob("provenance.json")):
-        if path.parent not in found and read_provenance(path).get("recipe") == f"{SYSTEM}/checkpoints":
+        if path.parent not in found and read_object(path).get("recipe") == f"{SYSTEM}/checkpoints":
             found[path.parent] = "checkpoints"
     if not found and not unfinished:
         raise InputError(f"{root}: holds no run of a recipe {SYSTEM}/...: name the folder that serkit train wrote into")
@@ -88,7 +87,7 @@ def judge(folder: Path, id: str, resamples: int = RESAMPLES) -> Numbers:
     columns = (rows[name].to_list() for name in ("id", "speaker", "seed"))
     of = tally_confusions(rows["truth"].to_list(), rows["prediction"].to_list(), classes, *columns)
     draws = of.resample(resamples)
-    facts = read_provenance(folder / "provenance.json")
+    facts = read_object(folder / "provenance.json")
     made: Numbers = {
         "id": id,
         "run": str(folder),

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from serkit.data.files import read_object
 from serkit.errors import InputError
 from serkit.evaluation.metrics import Floats
 from serkit.evaluation.predictions import distinguish_speakers, read_predictions, rows_to_judge
-from serkit.evaluation.report import read_provenance
 from serkit.evaluation.statistics.bootstrap import RESAMPLES, figures, mean_over, over_seeds
 from serkit.evaluation.statistics.measures import measure_of, measures_of
 from serkit.evaluation.statistics.paired import Pair, discordant, pair_rows
@@ -226,4 +226,4 @@ def _read(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
         rows = rows_to_judge(read_predictions(path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    return rows, read_provenance(folder / "provenance.json")
+    return rows, read_object(folder / "provenance.json")

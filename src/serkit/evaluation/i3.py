@@ -19,6 +19,7 @@ import numpy as np
 
 from serkit.data.files import replace_atomically
 from serkit.errors import InputError
+from serkit.evaluation.statistics.significance import mann_whitney
 from serkit.evaluation.wording import write_columns
 
 OVERALL = "overall"
@@ -171,13 +172,12 @@ def quick_statistics(accuracies: Accuracies) -> list[dict[str, Any]]:
 
 
 def _compare(genders: Mapping[str, list[float]]) -> dict[str, Any] | None:
-    from scipy.stats import mannwhitneyu
-
     if len(genders) != 2 or min(map(len, genders.values())) < 2:
         return None
     (first, one), (second, other) = genders.items()
-    u, p = map(float, mannwhitneyu(one, other, alternative="two-sided"))
-    return {"first": first, "second": second, "u": u, "p": p if math.isfinite(p) else 1.0}
+    test = mann_whitney(other, one)  # U counts the wins of its second side
+    p = 1.0 if test.p is None or not math.isfinite(test.p) else test.p
+    return {"first": first, "second": second, "u": test.statistic, "p": p}
 
 
 def format_statistics(results: Iterable[Mapping[str, Any]], metric: str = "accuracy") -> str:

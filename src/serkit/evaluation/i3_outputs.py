@@ -11,12 +11,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import polars as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from serkit.data.files import replace_atomically, write_text
 from serkit.data.i3_csv import word_of
 from serkit.errors import InputError
+from serkit.evaluation.curves import new_figure
 from serkit.evaluation.i3 import FILES, OVERALL, Accuracies, Evaluation, read_evaluations, write_evaluations
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, confusion, ratio
 from serkit.evaluation.predictions import classes_of, judged_rows, read_predictions
@@ -249,8 +249,7 @@ def _means(seeds: Mapping[str, Judged], metric: str) -> dict[str, float]:
 
 def draw_matrix(rates: Floats, words: Sequence[str]) -> Figure:
     """Draw rates (C, C) as an annotated heat map, rows the expressed emotion; rows without utterances stay grey."""
-    figure = Figure(figsize=(16, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(16, 8)
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["coolwarm"].with_extremes(bad="0.85")
     low, high = float(np.nanmin(rates)), float(np.nanmax(rates))

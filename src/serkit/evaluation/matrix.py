@@ -8,14 +8,14 @@ from typing import Any
 
 import matplotlib.patches
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from serkit.data.files import write_json, write_text
+from serkit.data.files import read_object, write_json, write_text
 from serkit.errors import InputError
-from serkit.evaluation.curves import write_figure
+from serkit.evaluation.curves import new_figure, write_figure
 from serkit.evaluation.plots import PALETTE
 from serkit.evaluation.predictions import classes_of, distinguish_speakers, judged_rows, read_predictions
-from serkit.evaluation.report import read_provenance
 from serkit.evaluation.statistics.bootstrap import RESAMPLES, bootstrap
 from serkit.evaluation.wording import write_columns, write_interval, write_markdown_table, write_number
 
@@ -37,7 +37,7 @@ def create_matrix(
     """
     cells: dict[tuple[str, str], Numbers] = {}
     for run in _find_runs(folders):
-        facts = read_provenance(run / "provenance.json")
+        facts = read_object(run / "provenance.json")
         train = "+".join(facts.get("corpora") or [run.name])
         for place in (run, *sorted((run / "on").glob("*/"))):
             if not (place / "predictions.parquet").is_file():
@@ -85,7 +85,7 @@ def _judge(place: Path, train: str, test: str, metric: str, resamples: int, seed
         "speakers": rows["speaker"].drop_nulls().n_unique(),
         "classes": list(classes),
         "chance": 1 / present,
-        "stamp": read_provenance(place / "provenance.json").get("stamp"),
+        "stamp": read_object(place / "provenance.json").get("stamp"),
         "within": train == test,
     }
 
@@ -141,7 +141,7 @@ def _remarks(made: Mapping[str, Any]) -> list[str]:
 def draw_matrix(made: Mapping[str, Any]) -> Figure:
     """Draw the matrix: the darker, the further above chance; the dashed frame marks the corpora's own folds."""
     trains, tests, cells = made["train"], made["test"], _cells(made)
-    figure = Figure((1.9 + 1.45 * len(tests), 1.2 + 0.95 * len(trains)), layout="constrained", facecolor="white")
+    figure = new_figure(1.9 + 1.45 * len(tests), 1.2 + 0.95 * len(trains))
     axes = figure.subplots()
     for row, train in enumerate(trains):
         for column, test in enumerate(tests):
@@ -152,7 +152,7 @@ def draw_matrix(made: Mapping[str, Any]) -> Figure:
             share = float(np.clip((cell["value"] - cell["chance"]) / (1 - cell["chance"]), 0, 1))
             look: Numbers = {"edgecolor": "0.25", "linestyle": "--", "linewidth": 1.4} if cell["within"] else {}
             patch = matplotlib.patches.Rectangle(
-                (column - 0.47, row - 0.45), 0.94, 0.9, facecolor=(*_rgb(PALETTE[0]), 0.08 + 0.8 * share), **look
+                (column - 0.47, row - 0.45), 0.94, 0.9, facecolor=to_rgba(PALETTE[0], 0.08 + 0.8 * share), **look
             )
             axes.add_patch(patch)
             axes.text(column, row - 0.1, f"{cell['value']:.3f}", ha="center", va="center", fontsize=12)
@@ -165,8 +165,3 @@ def draw_matrix(made: Mapping[str, Any]) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set_title(f"{made['metric']} (95 % interval)", fontsize=10)
     return figure
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
-    return red, green, blue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from serkit.data.files import write_json, write_text
+from serkit.data.files import read_object, write_json, write_text
 from serkit.errors import InputError
 from serkit.evaluation import calibration
 from serkit.evaluation.fairness import judge_fairness
@@ -134,26 +133,13 @@ def write_report(run_folder: str | Path) -> dict[str, Any]:
     path = folder / "predictions.parquet"
     table = read_predictions(path)
     try:
-        report = create_report(table, read_provenance(folder / "provenance.json"))
+        report = create_report(table, read_object(folder / "provenance.json"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     page = render_page(report)
     write_json(folder / "report.json", report)
     write_text(folder / "report.html", page)
     return report
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Return what ``provenance.json`` of a run holds, empty where there is none; raises ``InputError`` naming it."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold one JSON object")
-    return value
 
 
 def format_summary(report: Mapping[str, Any]) -> str:

@@ -149,10 +149,11 @@ def read_trees(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str
     if experiment.augmentations:
         tree["augment"] = {"union": [[entry] for entry in from_i3_augmentations(experiment.augmentations)]}
     _check_data(data_csv)
-    return tree, {label: _model_tree(model, experiment, data_csv) for label, model in models.items()}
+    classes = [] if all(map(_rates, models.values())) else _read_classes(data_csv)
+    return tree, {label: _model_tree(model, experiment, classes) for label, model in models.items()}
 
 
-def _model_tree(model: ModelFile, experiment: ExperimentFile, data_csv: Path) -> dict[str, Any]:
+def _model_tree(model: ModelFile, experiment: ExperimentFile, classes: list[str]) -> dict[str, Any]:
     if not model.speaker_independent_scenario:
         raise InputError(
             "speaker_independent_scenario is false, which never ran: set it to true, and protocol.name=random-k-fold "
@@ -195,7 +196,7 @@ def _model_tree(model: ModelFile, experiment: ExperimentFile, data_csv: Path) ->
         loss = "sample-ccc" if len(columns) > 1 else "mse"
         tree["tasks"] = {"affect": {"weight": 1.0, "dimensions": columns, "loss": loss, "bounded": False}}
     else:
-        tree["labels"] = {"classes": _read_classes(data_csv)}
+        tree["labels"] = {"classes": classes}
     if not model.skip_hp_search:
         tree["search"] = {
             "space": {"finetune.lr": {"low": 5e-5, "high": 1e-3, "log": True, "also": ["training.lr"]}},

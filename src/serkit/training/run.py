@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serkit.cores import count_cores
-from serkit.data.files import replace_atomically, write_json, write_text
+from serkit.data.files import read_object, replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, stamp
 from serkit.errors import InputError
@@ -237,8 +237,7 @@ def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.D
 
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return what ``provenance.json`` of a run says; empty where there is none."""
-    path = folder / "provenance.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(folder / "provenance.json")
 
 
 def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:

@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from serkit.data.corpora import Corpus, find_table, look_up, read_rows, recordings
+from serkit.data.i3_csv import WORDS
 from serkit.errors import InputError
 
-EMOTIONS = {
-    "anger": "angry",
-    "disgust": "disgusted",
-    "fear": "fearful",
-    "joy": "happy",
-    "neutrality": "neutral",
-    "sadness": "sad",
-    "surprise": "surprised",
-}
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "development", "val", "valid", "validation"), "dev"),
@@ -74,7 +66,7 @@ def read(root: Path) -> Iterator[dict[str, Any]]:
             "speaker": row["actor"],
             "gender": row["gender"] if row.get("gender") in ("female", "male") else None,
             "text": row.get("sentence"),
-            "emotion": look_up(EMOTIONS, row["emotion_expressed"], table or path),
+            "emotion": look_up(WORDS, row["emotion_expressed"], table or path),
             "part": look_up(PARTS, part, table or path, "part") if part else parts.get(id) or parts.get(row["actor"]),
             "votes": votes.get(id),
             **{name: value for name, value in row.items() if name not in TAKEN + MADE},
@@ -102,7 +94,7 @@ def _read_votes(root: Path) -> dict[str, list[str]]:
     votes: dict[str, list[str]] = {}
     if table := find_table(root, "evaluations.csv"):
         for row in read_rows(table, "file_name", "emotion_recognized"):
-            heard = look_up(EMOTIONS, row["emotion_recognized"], table)
+            heard = look_up(WORDS, row["emotion_recognized"], table)
             votes.setdefault(Path(row["file_name"]).stem, []).append(heard)
     return votes
 

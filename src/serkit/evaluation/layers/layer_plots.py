@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from serkit.evaluation.curves import new_figure
 from serkit.evaluation.layers.layer_similarity import LayerSimilarity, layer_pairs
 from serkit.evaluation.layers.probes import Probe
 from serkit.evaluation.layers.projection import Map
@@ -34,7 +34,7 @@ def draw_similarity(similarity: LayerSimilarity) -> Figure:
     names = list(dict.fromkeys(one for one, _ in pairs))
     sizes = {name: 0.42 * min(16, max(4, len(similarity.layers[name]))) for name in names}
     width, height = sum(sizes.values()), sum(sizes.values())
-    figure = _figure(1.9 + width, 0.9 + height)
+    figure = new_figure(1.9 + width, 0.9 + height)
     ratios = [sizes[name] for name in names]
     panels = figure.subplots(len(names), len(names), squeeze=False, width_ratios=ratios, height_ratios=ratios)
     shown: Any = None
@@ -113,7 +113,7 @@ def draw_probes(probes: Sequence[Probe], titles: Mapping[str, str] | None = None
     metric = {each.target: each.metric for each in probes}
     columns = min(4 if len(targets) < 9 else 5, len(targets))
     rows = math.ceil(len(targets) / columns)
-    figure = _figure(0.6 + 2.4 * columns, 0.8 + 1.9 * rows)
+    figure = new_figure(0.6 + 2.4 * columns, 0.8 + 1.9 * rows)
     panels = figure.subplots(rows, columns, squeeze=False)
     for place, (panel, target) in enumerate(zip(panels.flat, targets, strict=False)):
         asked = [each for each in probes if each.target == target]
@@ -149,7 +149,7 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
     """
     most = max(min(MOST_NAMES + 1, column.n_unique()) for column in columns.iter_columns())
     below = 0.22 + 0.175 * math.ceil(most / 4)
-    figure = _figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
+    figure = new_figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
     ratios = [3.1] * len(maps) + [below]
     shared: Any = {"squeeze": False, "sharex": "row", "sharey": "row", "height_ratios": ratios}
     panels = figure.subplots(len(ratios), columns.width, **shared)
@@ -226,14 +226,8 @@ def _finish(panel: Any, title: str, legend: bool) -> None:
 
 
 def _panel() -> tuple[Figure, Any]:
-    figure = _figure(5.0, 3.4)
+    figure = new_figure(5.0, 3.4)
     return figure, figure.add_subplot()
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _quiet(panel: Any) -> None:
