@@ -9,14 +9,11 @@ from pathlib import Path
 
 import speech
 import torch
-from safetensors.torch import save_file
 
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.training.recipe import load_recipe
 from serkit.training.searching.search import search
 from serkit.training.searching.trials import Examiner
 
-SPEAKERS = ("f1", "f2", "m1", "m2")
 RECIPE = """
 name = "small"
 seeds = [0]
@@ -50,10 +47,8 @@ training.epochs = {{ choices = [2, 10] }}
 
 def write_all(root: Path) -> None:
     """Write a corpus of 32 recordings, a tiny encoder and the recipe ``small.toml``."""
-    speech.write_corpus(root / "audio", repetitions=4, speakers=SPEAKERS).write(root / "manifest.parquet")
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=200))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    speech.write_corpus(root / "audio", repetitions=4, speakers=speech.FOUR).write(root / "manifest.parquet")
+    speech.write_tiny_whisper(root / "tiny.safetensors", 200)
     (root / "small.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
 
 

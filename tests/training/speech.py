@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from serkit.data.labels import LabelScheme
 from serkit.data.manifest import Manifest
@@ -30,7 +31,7 @@ from serkit.training.waveforms import WaveformSet, store_waveforms
 
 TEXTS = ["AB", "BA CA", "CC A", "B", "ACB", "CAB AB", "BB C", "A"]
 PITCH = {"A": 300, "B": 700, "C": 1500, " ": 0}
-EMOTIONS, SPEAKERS = ("sad", "happy"), ("f", "m")
+EMOTIONS, SPEAKERS, FOUR = ("sad", "happy"), ("f", "m"), ("f1", "f2", "m1", "m2")
 SCHEME = LabelScheme("two", EMOTIONS)
 TINY = {"wav2vec2": wav2vec2.create_tiny, "whisper": whisper.create_tiny}
 ALL_TASKS = {"ctc": {"weight": 0.2}, "speaker": {"weight": 0.5}}
@@ -62,6 +63,13 @@ def write_corpus(folder: Path, repetitions: int = 1, speakers: tuple[str, ...] =
             "corpus": "generated", "arousal": 0.2 + 0.6 * (emotion == "happy"), "valence": number / len(pairs),
         })  # fmt: skip
     return Manifest.from_rows(rows)
+
+
+def write_tiny_whisper(path: Path, positions: int = 400) -> None:
+    """Write the weights of a Whisper encoder of two small blocks, always the same random ones."""
+    torch.manual_seed(0)
+    config = whisper.WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=positions)
+    save_file(whisper.WhisperEncoder("whisper", config).state_dict(), path)
 
 
 def create_model(

@@ -10,10 +10,9 @@ import polars as pl
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from speech import write_tiny_whisper
 
 from serkit.data.manifest import Manifest
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.evaluation.matrix import create_matrix, format_matrix, write_matrix
 from serkit.evaluation.predictions import read_predictions
@@ -89,9 +88,7 @@ def root(tmp_path_factory):
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=200))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    write_tiny_whisper(root / "tiny.safetensors", 200)
     (root / "lone.toml").write_text(RECIPE.format(root=root))
     (root / "experiment.toml").write_text((RECIPE + FACTORS).format(root=root))
     return root

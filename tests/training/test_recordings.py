@@ -11,15 +11,14 @@ import polars as pl
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file, save_file
-from speech import write_corpus
+from safetensors.torch import load_file
+from speech import FOUR, write_corpus, write_tiny_whisper
 from typer.testing import CliRunner
 
 from serkit.cli import app
 from serkit.data.audio import read_audio
 from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.evaluation.metrics import ccc
 from serkit.evaluation.report import write_report
@@ -64,16 +63,13 @@ lr = 0.002
 regularise = {{ dropout = 0.1, mask_time = 0.05, layer_drop = 0.2 }}
 batches = {{ micro_seconds = 1.5 }}
 """
-SPEAKERS = ("f1", "f2", "m1", "m2")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("tuned")
-    write_corpus(root, 2, SPEAKERS).write(root / "manifest.parquet")
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=400))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    write_corpus(root, 2, FOUR).write(root / "manifest.parquet")
+    write_tiny_whisper(root / "tiny.safetensors")
     (root / "tuned.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
     return root
 
@@ -98,7 +94,7 @@ def test_from_recordings_and_texts_to_predictions(run, root):
     table = pl.read_parquet(run / "predictions.parquet")
     manifest = load_data(load_recipe(root / "tuned.toml")).table
     tests = table.filter(pl.col("part") == "test")
-    assert sorted(tests["id"]) == sorted(manifest["id"]) and set(table["fold"]) == set(SPEAKERS)
+    assert sorted(tests["id"]) == sorted(manifest["id"]) and set(table["fold"]) == set(FOUR)
     assert {"text_truth", "text_prediction", "speaker_truth", "speaker_prediction", "arousal_truth", "p_sad"} <= set(
         table.columns
     )
@@ -108,13 +104,11 @@ def test_from_recordings_and_texts_to_predictions(run, root):
     assert rows["arousal_truth"].to_list() == pytest.approx(rows["arousal"].to_list())
     assert rows["truth"].to_list() == rows["emotion"].to_list() and tests["text_prediction"].null_count() == 0
     assert tests["speaker_truth"].null_count() == len(tests)  # a test speaker is never among those of its training
-    for fold in SPEAKERS:
+    for fold in FOUR:
         part = tests.filter(pl.col("fold") == fold)
-        known = {
-            name for name in SPEAKERS if f"speaker_p_{name}" in part and part[f"speaker_p_{name}"].is_not_null().any()
-        }
+        known = {name for name in FOUR if f"speaker_p_{name}" in part and part[f"speaker_p_{name}"].is_not_null().any()}
         dev = set(table.filter((pl.col("fold") == fold) & (pl.col("part") == "dev"))["speaker"])
-        assert known == set(SPEAKERS) - {fold, *dev} and len(known) == 2
+        assert known == set(FOUR) - {fold, *dev} and len(known) == 2
         assert part.select(pl.sum_horizontal(f"speaker_p_{name}" for name in known)).to_series().to_list() == (
             pytest.approx([1] * len(part))
         )
@@ -179,7 +173,7 @@ def test_an_export_says_what_the_model_says(run, root, tmp_path):
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     best = [
         max((line for line in lines if line["fold"] == fold), key=lambda line: (line["dev_uar"], -line["epoch"]))
-        for fold in SPEAKERS
+        for fold in FOUR
     ]
     epochs = round(float(np.mean([line["epoch"] for line in best])))
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
@@ -287,7 +281,7 @@ def test_ratings_alone_are_learned_and_judged(freeze, rated, root, tmp_path, ser
     assert tests["emo_val_truth"].null_count() == 1 and tests["emo_val_prediction"].is_between(1, 7).all()
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert lines[0]["dev_loss"] == lines[0]["dev_loss_affect"] and "dev_uar" not in lines[0]
-    for fold in SPEAKERS:
+    for fold in FOUR:
         losses = [line["loss"] for line in lines if line["fold"] == fold]
         assert losses[-1] < losses[0]
     kept = load_file(next((folder / "models").glob("*.safetensors")))

@@ -9,11 +9,10 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from speech import write_corpus
+from speech import FOUR, write_corpus, write_tiny_whisper
 
 from serkit.data.manifest import Manifest
 from serkit.encoders.extract import EncoderSpec
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.training.recipe import load_recipe
 from serkit.training.representations import (
@@ -52,18 +51,15 @@ warmup = 0
 [finetune]
 lr = 0.003
 """
-SPEAKERS = ("f1", "f2", "m1", "m2")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("analysed")
-    made = write_corpus(root, 3, SPEAKERS)
+    made = write_corpus(root, 3, FOUR)
     gender = made.table["speaker"].replace_strict({"f1": "female", "f2": "female", "m1": "male", "m2": "male"})
     Manifest(made.table.with_columns(gender=gender)).write(root / "manifest.parquet")
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=400))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    write_tiny_whisper(root / "tiny.safetensors")
     return root
 
 

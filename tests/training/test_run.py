@@ -13,9 +13,8 @@ import polars as pl
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from speech import write_tiny_whisper
 
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.evaluation.report import write_report
 from serkit.models.tasks import prediction_columns
@@ -73,9 +72,7 @@ def root(tmp_path_factory):
                 phase = 2 * np.pi * pitch * (1 + 0.03 * int(speaker)) * time
                 wave = sum(np.sin(k * phase) / k for k in range(1, 6)) * 0.1 + rng.normal(0, 0.003, len(time))
                 soundfile.write(folder / f"03-01-{code}-01-01-{repetition}-{speaker}.wav", wave, 16_000)
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=200))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    write_tiny_whisper(root / "tiny.safetensors", 200)
     (root / "small.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
     return root
 

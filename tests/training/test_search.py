@@ -16,7 +16,7 @@ import pytest
 import searching
 import torch
 from optuna.trial import TrialState
-from searching import SPEAKERS
+from speech import FOUR
 
 from serkit.data.manifest import Manifest
 from serkit.errors import InputError, SerkitError
@@ -221,14 +221,14 @@ def test_test_rows_are_never_read(go, monkeypatch, tmp_path):
 
 def test_test_recordings_need_not_even_exist(go, load, tmp_path):
     manifest = load_data(load())
-    test = manifest.table.filter(pl.col("speaker") == SPEAKERS[0])["id"].to_list()
+    test = manifest.table.filter(pl.col("speaker") == FOUR[0])["id"].to_list()
     moved = manifest.table.with_columns(
         audio=pl.when(pl.col("id").is_in(test)).then(pl.lit("/gone.wav")).otherwise("audio")
     )
     Manifest(moved).write(tmp_path / "manifest.parquet")
     change = f"data.manifest={tmp_path}/manifest.parquet"
     facts, _ = go(tmp_path / "out", change, "search.folds=1")
-    assert facts["trials"] == {"complete": 4} and [fold["name"] for fold in facts["folds"]] == [SPEAKERS[0]]
+    assert facts["trials"] == {"complete": 4} and [fold["name"] for fold in facts["folds"]] == [FOUR[0]]
     facts, _ = go(tmp_path / "speaker", change, "search.folds=1", "features.normalise=speaker")
     assert facts["trials"] == {"complete": 4}
     with pytest.raises(InputError, match=r"gone.wav"):

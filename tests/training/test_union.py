@@ -9,11 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from speech import write_corpus
+from speech import FOUR, write_corpus, write_tiny_whisper
 
 from serkit.encoders.extract import list_jobs
-from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 from serkit.errors import InputError
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training import augment as augment_module
@@ -30,7 +28,6 @@ torch.set_num_threads(1)
 
 NOISE, GAIN = {"name": "noise", "snr": [20, 30]}, {"name": "gain"}
 UNION = "augment.union=[[{name='noise', snr=[20, 30]}], [{name='pitch'}, {name='gain'}]]"
-SPEAKERS = ("f1", "f2", "m1", "m2")
 RECIPE = """
 name = "union"
 seeds = [0]
@@ -58,10 +55,8 @@ TUNED = ["finetune={lr=0.001, batches={micro_seconds=1.5}}", "head.kind=frames",
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("union")
-    write_corpus(root, 2, SPEAKERS).write(root / "manifest.parquet")
-    torch.manual_seed(0)
-    encoder = WhisperEncoder("whisper", WhisperConfig(mels=20, dim=64, heads=1, blocks=2, ffn=48, positions=400))
-    save_file(encoder.state_dict(), root / "tiny.safetensors")
+    write_corpus(root, 2, FOUR).write(root / "manifest.parquet")
+    write_tiny_whisper(root / "tiny.safetensors")
     (root / "union.toml").write_text(RECIPE.format(root=root), encoding="utf-8")
     return root
 
