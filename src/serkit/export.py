@@ -31,7 +31,7 @@ from serkit.models.graph import TASK_OUTPUTS, Graph, describe_tasks, graph_of
 from serkit.progress import Step, no_steps
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import load, store
+from serkit.training.stores import load, store
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
 WHOLE_SECONDS = 40.0

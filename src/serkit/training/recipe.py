@@ -72,6 +72,10 @@ class Recipe(Section):
         others = self.tasks.beside_emotion()
         if self.labels is None:
             self._check_ratings()
+        if self.by_fold and self.protocol.seed == "run":
+            raise ValueError(
+                "encoder.options: {fold} needs the same folds for every seed: set protocol.seed to a number"
+            )
         if self.finetune is None:
             if others or self.tasks.emotion != EmotionConfig():
                 named = ", ".join(others) or "emotion"
@@ -99,6 +103,16 @@ class Recipe(Section):
     def classes(self) -> tuple[str, ...]:
         """The classes in order, none where ratings are learned alone."""
         return () if self.labels is None else self.labels.classes
+
+    @property
+    def by_fold(self) -> bool:
+        """Whether every fold has an encoder of its own: an option of one says ``{fold}``."""
+        return any(section.by_fold for section in (self.encoder, *self.streams))
+
+    def of_fold(self, name: str) -> Recipe:
+        """Return the recipe of the fold called ``name``, with its encoders in place."""
+        streams = tuple(stream.of_fold(name) for stream in self.streams)
+        return self.model_copy(update={"encoder": self.encoder.of_fold(name), "streams": streams})
 
     def scheme(self) -> LabelScheme:
         """Return the label scheme; a recipe of ratings alone has none."""

@@ -26,8 +26,9 @@ from serkit.progress import Step, no_report, no_steps
 from serkit.training.material import Material
 from serkit.training.recipe import Recipe
 from serkit.training.recordings import Recordings
-from serkit.training.run import Stored, load, set_threads, store
+from serkit.training.run import set_threads
 from serkit.training.searching.space import SearchSection
+from serkit.training.stores import Stored, load, store
 
 
 @dataclass(frozen=True)
