@@ -124,7 +124,7 @@ def with_usual_epochs(run: Path, recipe: Recipe) -> Recipe:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     best: dict[tuple[int, str], tuple[float, int]] = {}
     for line in (line for line in lines if "dev_loss" in line):
-        score = line["dev_uar"] if recipe.training.monitor == "uar" else -line["dev_loss"]
+        score = recipe.training.score(line)
         if (key := (line["seed"], line["fold"])) not in best or score > best[key][0]:
             best[key] = score, line["epoch"]
     if not best or recipe.training.optimizer == "lbfgs":

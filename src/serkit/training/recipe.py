@@ -87,8 +87,9 @@ class Recipe(Section):
             raise ValueError("augment.copies are for cached features: set it to 0, the chain then acts on the fly")
         if self.features.normalise == "speaker" or self.features.max_frames is not None:
             raise ValueError("finetune takes features.normalise none or global, and no features.max_frames")
-        if self.training.optimizer == "lbfgs":
-            raise ValueError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
+        if self.training.optimizer in ("lbfgs", "rmsprop"):
+            fitted = f"{self.training.optimizer} fits heads on cached features"
+            raise ValueError(f"training.optimizer: {fitted}, not encoders: use adamw")
         return self
 
     def _check_ratings(self) -> None:
@@ -96,8 +97,8 @@ class Recipe(Section):
             raise ValueError("labels: name the classes, or set tasks.affect and finetune.freeze to learn ratings alone")
         if self.tasks.emotion != EmotionConfig():
             raise ValueError("tasks.emotion: without labels there is no emotion to learn: leave it out")
-        if self.training.monitor == "uar":
-            raise ValueError("training.monitor: without labels there is no uar: set it to loss")
+        if self.training.monitor != "loss":
+            raise ValueError(f"training.monitor: without labels there is no {self.training.monitor}: set it to loss")
 
     @property
     def classes(self) -> tuple[str, ...]:
