@@ -70,7 +70,7 @@ def finetune(
         line = {"epoch": state.epoch + 1} | {name: value / len(train) for name, value in sorted(state.sums.items())}
         if dev is not None and len(dev):
             line |= evaluate_dev(model, dev, options, accelerator)
-            state.keep_best(line["dev_uar"] if training.monitor == "uar" else -line["dev_loss"])
+            state.keep_best(training.score(line))
         report(line)
         state.finish_epoch({**line, "seconds": round(time.monotonic() - began, 3)})
         if accelerator.is_main_process and state.epoch < training.epochs and state.due():
@@ -212,7 +212,7 @@ def predict(
 def evaluate_dev(
     model: Model, dev: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has, if any."""
+    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has, and accuracy."""
     columns, losses = predict(model, dev, options, accelerator)
     total = sum(task.weight * losses[task.name] for task in model.each())
     line = {"dev_loss": total} | {f"dev_loss_{name}": value for name, value in losses.items()}
@@ -223,4 +223,4 @@ def evaluate_dev(
     recalls = [
         float(np.mean([hit for hit, truth in zip(hits, truths, strict=True) if truth == name])) for name in set(truths)
     ]
-    return line | {"dev_uar": float(np.mean(recalls))}
+    return line | {"dev_uar": float(np.mean(recalls)), "dev_accuracy": float(np.mean(hits))}

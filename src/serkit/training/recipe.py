@@ -94,6 +94,10 @@ class Recipe(Section):
         others = self.tasks.beside_emotion()
         if self.labels is None:
             self._check_ratings()
+        if self.by_fold and self.protocol.seed == "run":
+            raise ValueError(
+                "encoder.options: {fold} needs the same folds for every seed: set protocol.seed to a number"
+            )
         if self.finetune is None:
             if others or self.tasks.emotion != EmotionConfig():
                 named = ", ".join(others) or "emotion"
@@ -105,8 +109,9 @@ class Recipe(Section):
             raise ValueError("augment.copies are for cached features: set it to 0, the chain then acts on the fly")
         if self.features.normalise == "speaker" or self.features.max_frames is not None:
             raise ValueError("finetune takes features.normalise none or global, and no features.max_frames")
-        if self.training.optimizer == "lbfgs":
-            raise ValueError("training.optimizer: lbfgs fits heads on cached features, not encoders: use adamw")
+        if self.training.optimizer in ("lbfgs", "rmsprop"):
+            fitted = f"{self.training.optimizer} fits heads on cached features"
+            raise ValueError(f"training.optimizer: {fitted}, not encoders: use adamw")
         return self
 
     def _check_ratings(self) -> None:
@@ -114,13 +119,23 @@ class Recipe(Section):
             raise ValueError("labels: name the classes, or set tasks.affect and finetune.freeze to learn ratings alone")
         if self.tasks.emotion != EmotionConfig():
             raise ValueError("tasks.emotion: without labels there is no emotion to learn: leave it out")
-        if self.training.monitor == "uar":
-            raise ValueError("training.monitor: without labels there is no uar: set it to loss")
+        if self.training.monitor != "loss":
+            raise ValueError(f"training.monitor: without labels there is no {self.training.monitor}: set it to loss")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes in order, none where ratings are learned alone."""
         return () if self.labels is None else self.labels.classes
+
+    @property
+    def by_fold(self) -> bool:
+        """Whether every fold has an encoder of its own: an option of one says ``{fold}``."""
+        return any(section.by_fold for section in (self.encoder, *self.streams))
+
+    def of_fold(self, name: str) -> Recipe:
+        """Return the recipe of the fold called ``name``, with its encoders in place."""
+        streams = tuple(stream.of_fold(name) for stream in self.streams)
+        return self.model_copy(update={"encoder": self.encoder.of_fold(name), "streams": streams})
 
     def scheme(self) -> LabelScheme:
         """Return the label scheme; a recipe of ratings alone has none."""
