@@ -123,7 +123,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 TINY = Emotion2vecConfig(
-    dim=36, blocks=3, heads=6, ffn=48, conv_dim=(16,) * 7, position_groups=4, position_layers=2, prenet=1, tokens=3
+    dim=36, blocks=2, heads=6, ffn=48, conv_dim=(16,) * 7, position_groups=4, position_layers=2, prenet=1, tokens=3
 )  # fmt: skip
 
 
