@@ -144,11 +144,13 @@ def create(
     """
     from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, read_emotion2vec  # which needs the sizes above
 
+    given = isinstance(weights, Emotion2vecCheckpoint)
     checkpoint = weights if isinstance(weights, Emotion2vecCheckpoint) else read_emotion2vec(weights)
     with torch.device("meta"):  # shapes only: no time for random numbers that are replaced at once
         built = Emotion2vecEncoder("emotion2vec", checkpoint.config, layers, precision, reference)
     built.slopes, built.mask_vector = alibi_slopes(checkpoint.config.heads), torch.zeros(built.dim)
-    built.load_state_dict({key: checkpoint.state[key] for key in built.state_dict()}, assign=True)
+    state = {key: checkpoint.state[key] for key in built.state_dict()}
+    built.load_state_dict({key: tensor.clone() if given else tensor for key, tensor in state.items()}, assign=True)
     return built.eval()
 
 
