@@ -8,10 +8,12 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from emotion2vec_reference import states_of
-from emotion2vec_weights import AUDIO, original_state, read_shapes
+from emotion2vec_weights import AUDIO, original_state, read_shapes, seeded_state
 from safetensors.torch import load_file, save_file
 
 from serkit.encoders import create_encoder, emotion2vec_files
@@ -589,6 +591,27 @@ def test_the_encoder_computes_what_the_published_tensors_say(tmp_path):
     with pytest.raises(InputError, match="use the encoder 'emotion2vec'"):
         write_emotion2vec(tmp_path / "own", read)
         create_encoder("wav2vec2", weights=str(tmp_path / "own"))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_folder_of_full_size_gives_the_numbers_of_funasr(reference_file, serkit, tmp_path):
+    conf = json.loads(reference_file("emotion2vec/emotion2vec_base_model_conf.json").read_text())
+    state = seeded_state(reference_file("emotion2vec/state_dict_keys.txt"))
+    names = reference_file("emotion2vec/tokens.txt").read_text(encoding="utf-8").split()
+    folder = published_folder(tmp_path / "plus", {"model": prefixed(state)}, tokens=names, conf=conf)
+    done = serkit("convert", folder, "-o", tmp_path / "own")
+    assert done.code == 0 and "encoder 93,171,212, head 6,921, decoder 619,776" in done.out
+    golden = np.load(reference_file("emotion2vec/golden_base_testwav.npz"))
+    wav, _ = soundfile.read(reference_file("emotion2vec/test.wav"), dtype="float32")
+    for source in (folder, tmp_path / "own"):
+        read = read_emotion2vec(source)
+        assert read.tokens == tuple(names)
+        encoder = create_encoder("emotion2vec", weights=str(source), layers=[12])
+        frames = encoder(torch.from_numpy(wav)[None], torch.tensor([len(wav)])).layers[0, 0]
+        assert (frames.mean(0) - torch.from_numpy(golden["x_utt"]).flatten()).abs().max() < 1e-4
+        logits = read.head[0] @ frames.mean(0) + read.head[1]
+        assert (logits - torch.from_numpy(golden["logits"]).flatten()).abs().max() < 1e-4
 
 
 # Beginning pretraining
