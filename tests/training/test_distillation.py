@@ -29,7 +29,7 @@ def load(distillation, state):
     student, decoder = distillation.student, distillation.decoder
     student.load_state_dict({key: ours[key] for key in student.state_dict()})
     decoder.load_state_dict({key: ours[f"decoder.{key}"] for key in decoder.state_dict()})
-    distillation.restart_teacher()
+    distillation.reset_teacher()
     return distillation.eval()
 
 
@@ -71,15 +71,16 @@ def test_targets_and_losses_equal_fairseq(distillation, golden):
     losses = distillation(source, lengths, masks_of(golden))
     assert losses.count == golden["sample_size"] == 40
     assert losses.frame.item() == pytest.approx(golden["loss_regression_elementwise"].sum(), rel=1e-6)
-    assert 40 * losses.utterance.item() == pytest.approx(golden["loss_cls_elementwise"].sum(), rel=1e-6)
-    assert losses.total.item() == pytest.approx(golden["loss_total_sum"], rel=1e-6)
-    assert losses.variances["target"].item() == pytest.approx(golden["target_var"], rel=1e-5)
-    assert losses.variances["prediction"].item() == pytest.approx(golden["pred_var"], rel=1e-5)
+    assert losses.utterance.item() == pytest.approx(golden["loss_cls_elementwise"].sum(), rel=1e-6)
+    assert (losses.frame + losses.utterance).item() == pytest.approx(golden["loss_total_sum"], rel=1e-6)
+    assert losses.facts["target_variance"].item() == pytest.approx(golden["target_var"], rel=1e-5)
+    assert losses.facts["prediction_variance"].item() == pytest.approx(golden["pred_var"], rel=1e-5)
 
 
 def test_gradients_equal_fairseq(distillation, golden, reference_file):
     source, lengths = torch.from_numpy(golden["source"]), torch.tensor([8000, 8000])
-    distillation(source, lengths, masks_of(golden)).total.backward()
+    losses = distillation(source, lengths, masks_of(golden))
+    (losses.frame + losses.utterance).backward()
     ours = {name: weight.grad for name, weight in distillation.student.named_parameters()}
     ours |= {f"decoder.{name}": weight.grad for name, weight in distillation.decoder.named_parameters()}
     assert all(grad is not None for grad in ours.values())
@@ -152,18 +153,20 @@ def test_padding_and_neighbours_change_no_loss(utterance, generator):
         together = made(waves, lengths, masks)
         alone = [made(waves[[row], : lengths[row]], lengths[[row]], [masks[row]]) for row in range(3)]
     assert together.count == sum(each.count for each in alone)
-    for name in ("frame", "utterance"):
-        expected = sum(float(getattr(each, name)) for each in alone)
-        assert float(getattr(together, name)) == pytest.approx(expected, rel=1e-5)
+    assert together.frame.item() == pytest.approx(sum(each.frame.item() for each in alone), rel=1e-5)
+    means = [each.utterance.item() / each.count for each in alone]  # over the clones of a clip
+    assert together.utterance.item() / together.count == pytest.approx(np.mean(means), rel=1e-5)
 
 
-def test_the_total_weighs_the_utterance_as_told():
+@torch.no_grad()
+def test_the_utterance_weighs_as_told():
     lengths, waves = torch.tensor([9000, 9000]), torch.randn(2, 9000, generator=torch.Generator().manual_seed(1))
-    for scale, rows in (("mean", 6), ("sum", 1)):
-        made = create(utterance_scale=scale, utterance_weight=0.5)
+    found = []
+    for chosen in ({}, {"utterance_weight": 0.5}, {"utterance_scale": "sum"}):
+        made = create(**chosen)
         losses = made(waves, lengths, made.draw_masks(lengths, np.random.default_rng(0)))
-        expected = losses.frame + 0.5 * losses.count * losses.utterance / rows
-        assert losses.total.item() == pytest.approx(expected.item(), rel=1e-6)
+        found.append(losses.utterance.item() / losses.count)
+    assert found[1:] == pytest.approx([0.5 * found[0], 6 * found[0]], rel=1e-6)
 
 
 def test_what_is_hidden_is_not_seen():
@@ -183,11 +186,23 @@ def test_what_is_hidden_is_not_seen():
 def test_every_weight_learns_and_the_teacher_does_not():
     made = create(regularise=Regularisation(dropout=0.1)).train()
     lengths, waves = torch.tensor([9000]), torch.randn(1, 9000)
-    made(waves, lengths, made.draw_masks(lengths, np.random.default_rng(0))).total.backward()
+    losses = made(waves, lengths, made.draw_masks(lengths, np.random.default_rng(0)))
+    (losses.frame + losses.utterance).backward()
     for name, weight in made.named_parameters():
         learns = not name.startswith("teacher.")
         assert (weight.grad is not None) is learns and weight.requires_grad is learns, name
     assert not made.teacher.training and made.student.training
+
+
+def test_the_teacher_hears_through_the_students_front_end():
+    made = create()
+    with torch.no_grad():
+        made.teacher.utterance_tokens += 1
+        made.student.feature_projection.projection.weight += 1
+    found = made.teacher_encoder().state_dict()
+    assert torch.equal(found["utterance_tokens"], made.student.utterance_tokens + 1)
+    assert torch.equal(found["feature_projection.projection.weight"], made.student.feature_projection.projection.weight)
+    assert not found["utterance_tokens"].requires_grad
 
 
 def test_an_update_after_the_annealing_keeps_the_last_decay():

@@ -130,7 +130,9 @@ def excluded_speakers(manifest: Manifest, data: PretrainData, whose: str) -> set
 def _test_speakers(manifest: Manifest, whose: str, test: TestFold) -> set[str]:
     """Return who is tested in a fold; a published protocol looks at its own corpus alone."""
     if test.protocol not in PROTOCOLS:
-        raise InputError(f"{whose}: data.exclude_tests: no protocol {test.protocol!r}{nearest(test.protocol, PROTOCOLS)}")
+        raise InputError(
+            f"{whose}: data.exclude_tests: no protocol {test.protocol!r}{nearest(test.protocol, PROTOCOLS)}"
+        )
     if test.protocol in PUBLISHED:
         corpus = PUBLISHED[test.protocol].corpus
         manifest = Manifest(manifest.table.filter(pl.col("corpus") == corpus))

@@ -27,17 +27,16 @@ from serkit.training.pretraining.options import DistillationOptions
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over a batch: ``frame`` over ``count`` masked frames, ``utterance`` over clips times clones.
+    """What a batch adds to an update: both are to be divided by the masked frames, ``count``, of all its batches.
 
-    ``total`` is what to minimise, to be divided by the ``count`` of all batches of an update. ``variances`` are
-    "target" and "prediction": root mean squares about the mean over frames, a mean over dimensions.
+    ``frame`` is summed over masked frames, ``utterance`` is weighted to stand beside it. ``facts`` are
+    "target_variance" and "prediction_variance": roots of the variance over masked frames, a mean over dimensions.
     """
 
     frame: Tensor
     utterance: Tensor
-    total: Tensor
     count: int
-    variances: dict[str, Tensor]
+    facts: dict[str, Tensor]
 
 
 class Distillation(nn.Module):
@@ -60,10 +59,15 @@ class Distillation(nn.Module):
         self.teacher.eval()
         return self
 
-    def restart_teacher(self) -> None:
+    def reset_teacher(self) -> None:
         """Make the teacher equal to the student, whose weights were loaded."""
         self.teacher = follow(self.student)
-        self.teacher.eval()
+
+    def teacher_encoder(self) -> Emotion2vecEncoder:
+        """Return a copy of the teacher with the front end that it hears through, the student's."""
+        encoder = deepcopy(self.student)
+        encoder.load_state_dict(self.teacher.state_dict(), strict=False)
+        return encoder.eval()
 
     def draw_masks(self, lengths: Tensor, rng: np.random.Generator) -> list[Tensor]:
         """Draw what is hidden of clips of ``lengths (B,)`` samples: ``(clones, T)`` booleans for each."""
@@ -103,8 +107,8 @@ class Distillation(nn.Module):
         utterance = (said.float() - means).square().sum() * scale
         count, rows = len(wanted), len(hidden)
         weight = self.options.utterance_weight * count / (rows if self.options.utterance_scale == "mean" else 1)
-        variances = {"target": _variance(wanted), "prediction": _variance(predicted)}
-        return Losses(frame, utterance, frame + weight * utterance, count, variances)
+        facts = {"target_variance": _variance(wanted), "prediction_variance": _variance(predicted)}
+        return Losses(frame, weight * utterance, count, facts)
 
     @torch.no_grad()
     def targets(self, local: Tensor, frames: Tensor) -> Tensor:

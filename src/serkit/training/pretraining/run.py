@@ -115,9 +115,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def _provenance(
-    recipe: PretrainRecipe, clips: Clips, method: Distillation, notes: tuple[str, ...]
-) -> dict[str, Any]:
+def _provenance(recipe: PretrainRecipe, clips: Clips, method: Distillation, notes: tuple[str, ...]) -> dict[str, Any]:
     packages = ("serkit", "torch", "numpy", "polars", "soundfile", "soxr")
     speakers = clips.manifest.table.select("corpus", "speaker").unique()
     return {
