@@ -31,7 +31,7 @@ def suits(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], wavef
 
 
 def convolve(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], waveforms: Tensor) -> Tensor:
-    """Turn ``waveforms (B, S)`` into ``(B, T, C)``: convolution, normalisation over channels and GELU, layer by layer."""
+    """Turn ``waveforms (B, S)`` into ``(B, T, C)``: convolution, normalisation and GELU, layer by layer."""
     hop, frames = 1, waveforms.shape[1]
     for kernel, stride in strides:
         hop, frames = hop * stride, (frames - kernel) // stride + 1
