@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emotion2vec_reference import states_of
+from emotion2vec_weights import original_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from serkit.encoders import create_encoder, list_encoders
 from serkit.encoders.base import EncoderEntry, register
+from serkit.encoders.emotion2vec import TINY as TINY_EMOTION2VEC
+from serkit.encoders.emotion2vec import Emotion2vecEncoder
+from serkit.encoders.emotion2vec_state import convert_state as convert_emotion2vec
 from serkit.encoders.spectrogram import mel_filters
 from serkit.encoders.whisper import LogMel, convert_state
 from serkit.encoders.whisper import create as create_whisper
@@ -367,7 +372,17 @@ def of_a_folder(name, *variants):
     return cases
 
 
+def emotion2vec_written_out(tmp_path, *_):
+    for seed, config in enumerate((TINY_EMOTION2VEC, replace(TINY_EMOTION2VEC, heads=4, blocks=4, prenet=2, tokens=1))):
+        state = original_state(config, seed)
+        encoder = Emotion2vecEncoder("emotion2vec", config).eval()
+        encoder.load_state_dict(convert_emotion2vec(state))
+        clip = speech(9000, 5, noise=1e-3)
+        yield f"{config}", states_of(state, config, clip), alone(encoder, clip).layers
+
+
 REFERENCES = {
+    "emotion2vec": emotion2vec_written_out,
     "whisper": whisper_on_random_weights,
     "egemaps": opensmile_on_tones("LowLevelDescriptors", "egemaps"),
     "egemaps-functionals": opensmile_on_tones("Functionals", "egemaps-functionals"),

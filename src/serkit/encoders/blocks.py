@@ -213,12 +213,15 @@ class Block(Regularised):
         self.final_layer_norm = nn.LayerNorm(config.dim, eps=config.eps)
 
     def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None) -> Tensor:
-        rate = self.regularisation.dropout
         if self.pre_norm:
-            x = x + self.drop(self.attention(self.layer_norm(x), mask, bias, sizes), rate)
+            x = x + self.drop(self.attention(self.layer_norm(x), mask, bias, sizes), self.regularisation.dropout)
             return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.drop(self.attention(x, mask, bias, sizes), rate))
+        x = self.mix(x, mask, bias, sizes)
         return self.final_layer_norm(x + self.feed_forward(x))
+
+    def mix(self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None) -> Tensor:
+        """Return what feed-forward takes in a block that is normalised after."""
+        return self.layer_norm(x + self.drop(self.attention(x, mask, bias, sizes), self.regularisation.dropout))
 
 
 class Transformer(nn.Module):

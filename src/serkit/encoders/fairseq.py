@@ -56,8 +56,8 @@ def convert_checkpoint(
                 break
         state[key] = tensor
     found = plain({"cfg": content.get("cfg"), "args": content.get("args")})
-    settings = next((item for item in _mappings(found) if {"conv_feature_layers", "layer_norm_first"} <= set(item)), {})
-    normalise = next((item["normalize"] for item in _mappings(found) if isinstance(item.get("normalize"), bool)), None)
+    settings = next((item for item in mappings(found) if {"conv_feature_layers", "layer_norm_first"} <= set(item)), {})
+    normalise = next((item["normalize"] for item in mappings(found) if isinstance(item.get("normalize"), bool)), None)
     preprocessor = {} if normalise is None else {"do_normalize": normalise}
     try:
         return state, _config(state, settings), preprocessor
@@ -80,7 +80,7 @@ def _config(state: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any
         "hidden_act": settings.get("activation_fn", "gelu"),
         "conv_dim": [weight.shape[0] for weight in front],
         "conv_kernel": [weight.shape[2] for weight in front],
-        "conv_stride": [stride for _, _, stride in _convolutions(settings["conv_feature_layers"])],
+        "conv_stride": [stride for _, _, stride in parse_convolutions(settings["conv_feature_layers"])],
         "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in state,
         "feat_extract_norm": "layer" if "feature_extractor.conv_layers.1.layer_norm.weight" in state else "group",
         "feat_proj_layer_norm": "feature_projection.layer_norm.weight" in state,
@@ -101,7 +101,7 @@ def _count(state: dict[str, Tensor], group: str) -> int:
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _convolutions(text: str) -> list[tuple[int, int, int]]:
+def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
     """Read fairseq's ``[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2``: width, kernel and stride of each layer."""
     layers: list[tuple[int, int, int]] = []
     for group, times in re.findall(r"\[([^\]]*)\]\s*(?:\*\s*(\d+))?", text):
@@ -110,7 +110,7 @@ def _convolutions(text: str) -> list[tuple[int, int, int]]:
     return layers
 
 
-def _mappings(tree: Any) -> Iterator[dict[str, Any]]:
+def mappings(tree: Any) -> Iterator[dict[str, Any]]:
     """Yield every dict inside ``tree``, outer ones first."""
     level = [tree]
     while level:

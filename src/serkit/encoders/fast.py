@@ -209,11 +209,12 @@ class FastEncoder:
         x = self.add_positions(x)
         keep("input", x)
         bias = self.encoder.position_bias(len(x))
-        config = self.encoder.config
+        config, prefixed = self.encoder.config, self.encoder.prefixed
+        x = self.encoder.prefix(x[None])[0]
         for number, block in enumerate(self.blocks, 1):
             x = block(x, bias)
             norm = transformer.layer_norm if config.pre_norm and number == config.blocks else None
-            keep(number, x if norm is None else norm(x))
+            keep(number, (x if norm is None else norm(x))[prefixed:])
 
     def convolve(self, waveform: Tensor) -> Tensor:
         """Return the front end's output ``(T, C)``, computed in chunks whose samples overlap."""

@@ -47,6 +47,10 @@ class Wav2Vec2Encoder(Encoder):
     spared: int = 0
     """How many of the first blocks layer drop never skips."""
     training_only = ("masked_spec_embed",)
+    normalise_eps: float = 1e-7
+    """What is added to a waveform's variance before it is divided by its root."""
+    prefixed: int = 0
+    """How many vectors the blocks see before the frames."""
 
     def __init__(
         self,
@@ -98,6 +102,10 @@ class Wav2Vec2Encoder(Encoder):
             return self.encode_packed(waveforms, lengths)
         if self.sees_padding and self.training:
             return self.encode_with_padding(waveforms, lengths)
+        return self.encode_padded(waveforms, lengths)
+
+    def encode_padded(self, waveforms: Tensor, lengths: Tensor) -> FrameFeatures:
+        """Encode all utterances at once as ``(B, T, D)``, of whose frames only the real ones count."""
         padded = torch.compiler.is_compiling() or bool((lengths < waveforms.shape[1]).any())
         frames = self.frame_lengths(lengths)
         x = self.front_end(waveforms, lengths, padded)
@@ -109,7 +117,7 @@ class Wav2Vec2Encoder(Encoder):
         """Encode the zeros after the shorter utterances as if they had been recorded; all frames count as real."""
         waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
         if self.config.normalise:
-            waveforms = unit_variance(waveforms, lengths)
+            waveforms = unit_variance(waveforms, lengths, self.normalise_eps)
         frames = self.frame_lengths(torch.full_like(lengths, waveforms.shape[1]))
         x = self.project(self.feature_extractor(waveforms, None))
         states = self.transform(self.hide(x, frames), None)
@@ -127,7 +135,7 @@ class Wav2Vec2Encoder(Encoder):
         for row, (samples, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):
             waveform = waveforms[row : row + 1, :samples]
             if self.config.normalise:
-                waveform = unit_variance(waveform, lengths[row : row + 1])
+                waveform = unit_variance(waveform, lengths[row : row + 1], self.normalise_eps)
             self.prepared(waveform[0], layers[row, :, :count])
         return FrameFeatures(layers, frames, self.frame_rate)
 
@@ -136,7 +144,7 @@ class Wav2Vec2Encoder(Encoder):
         if padded:
             waveforms = waveforms.masked_fill(~frame_mask(lengths, waveforms.shape[1]), 0.0)
         if self.config.normalise:
-            waveforms = unit_variance(waveforms, lengths)
+            waveforms = unit_variance(waveforms, lengths, self.normalise_eps)
         return self.feature_extractor(waveforms, lengths if padded else None)
 
     def project(self, x: Tensor) -> Tensor:
@@ -178,8 +186,9 @@ class Wav2Vec2Encoder(Encoder):
         """Return the kept layers ``(B, T, D)`` that follow from layer 0 ``x``, zero where ``mask (B, T)`` is False."""
         states: dict[int | str, Tensor] = {0: x}
         if self.encoder is not None:
-            x = states["input"] = self.position(x, mask)
-            states |= self.run_blocks(x, mask, self.position_bias(x.shape[1]))
+            states["input"] = self.position(x, mask)
+            after = self.run_blocks(self.prefix(states["input"]), mask, self.position_bias(x.shape[1]))
+            states |= {number: state[:, self.prefixed :] for number, state in after.items()}
         kept = (states[layer].float() for layer in self.kept)
         return [state if mask is None else state * mask[:, :, None] for state in kept]
 
@@ -193,6 +202,10 @@ class Wav2Vec2Encoder(Encoder):
         x = x + positions
         x = x if self.config.pre_norm or self.encoder.layer_norm is None else self.encoder.layer_norm(x)
         return self.drop(x, self.regularisation.dropout)
+
+    def prefix(self, x: Tensor) -> Tensor:
+        """Put before the input ``x (B, T, D)`` of the first block the ``prefixed`` vectors, of which there are none."""
+        return x
 
     def position_bias(self, size: int) -> Tensor | None:
         """Return a bias ``(heads, size, size)`` of the attention scores that depends on positions, None here."""
@@ -245,12 +258,12 @@ def choose_layers(layers: Sequence[int | str] | None, blocks: int) -> tuple[int 
     return tuple(layers)
 
 
-def unit_variance(waveforms: Tensor, lengths: Tensor) -> Tensor:
+def unit_variance(waveforms: Tensor, lengths: Tensor, eps: float = 1e-7) -> Tensor:
     """Bring the ``lengths (B,)`` real samples of ``waveforms (B, S)``, zero after, to mean 0 and variance 1."""
     count = lengths[:, None]
     centred = waveforms - waveforms.sum(1, keepdim=True) / count
     centred = centred * frame_mask(lengths, waveforms.shape[1])
-    return centred * (centred.square().sum(1, keepdim=True) / count + 1e-7).rsqrt()
+    return centred * (centred.square().sum(1, keepdim=True) / count + eps).rsqrt()
 
 
 def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES) -> Wav2Vec2Config:
@@ -259,7 +272,7 @@ def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES
     if not config:
         raise InputError(f"{checkpoint.source}: there is no config.json beside the weights: put the model's there")
     if kind not in model_types:
-        family = next((name for name in ("wav2vec2", "wavlm") if kind == name or kind in MODEL_TYPES), "transformers")
+        family = next((name for name in ("wav2vec2", "wavlm", "emotion2vec") if kind == name or kind in MODEL_TYPES), "transformers")
         raise InputError(f"{checkpoint.source}: is a {kind} checkpoint: use the encoder {family!r}")
     data2vec = kind == "data2vec-audio"
     unsupported = [key for key in ("hidden_act", "feat_extract_activation") if config.get(key, "gelu") != "gelu"]
