@@ -20,7 +20,8 @@ def write_selected(
 ) -> None:
     """Write the mean of each selection of layers of ``states (N, t, D)``, ...: float32 ``(T, D)``.
 
-    Without ``frames`` it is their mean over time ``(D,)``. There is one path per selection. All files appear together when the last piece has come, or none.
+    Without ``frames`` it is their mean over time ``(D,)``. There is one path per selection. Files appear when the last
+    piece has come.
     """
     with ExitStack() as stack:
         parts = [stack.enter_context(replace_atomically(path)) for path in paths]

@@ -210,6 +210,8 @@ def _extract(
     progress: Progress,
     device: str,
 ) -> list[str]:
+    if wanted.windows is not None:
+        plan_windows(encoder, wanted.windows)  # one error, not one per utterance
     places = _places(encoder, wanted)
     names = unique_names([job.id for job in jobs])
     tasks = [

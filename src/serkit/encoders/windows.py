@@ -54,12 +54,14 @@ class Plan:
 def plan_windows(encoder: Encoder, windows: Windows) -> Plan | None:
     """Return how ``encoder`` cuts; None if it gives no frame every ``hop`` samples, but one per utterance.
 
-    A window longer than the encoder takes at a time is made as long as that. Raises ``InputError`` for windows that are
+    A window longer than the encoder takes at a time is made as long as that, and shares at most half. Raises ``InputError`` for windows that are
     too short for the encoder or for their overlap.
     """
     hop, rate = encoder.hop, encoder.sampling_rate
-    most = math.inf if encoder.max_samples is None else encoder.max_samples // hop
-    size = int(min(round(windows.seconds * rate / hop), most))
+    size, overlap = round(windows.seconds * rate / hop), round(windows.overlap * rate / hop)
+    if encoder.max_samples is not None and encoder.max_samples < size * hop:
+        size = encoder.max_samples // hop
+        overlap = min(overlap, size // 2)
     least = -(-encoder.min_samples // hop) + 1
     if size < least:
         raise InputError(f"encoder {encoder.name}: windows last at least {least * hop / rate:.3f} s")
@@ -67,7 +69,7 @@ def plan_windows(encoder: Encoder, windows: Windows) -> Plan | None:
     if next_frames != frames + 1:
         return None
     gap = max(0, size - frames)  # frames that begin in a window and end behind it
-    overlap = max(round(windows.overlap * rate / hop), 2 * gap)
+    overlap = max(overlap, 2 * gap)
     if overlap >= size:
         raise InputError(
             f"encoder {encoder.name}: windows of {size * hop / rate:.2f} s cannot share {overlap * hop / rate:.2f} s"
