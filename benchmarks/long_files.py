@@ -36,7 +36,7 @@ from serkit.encoders.features import Wanted, extract_clips
 from serkit.encoders.windows import Windows, encode_stream, plan_windows
 
 DATA = Path(os.environ.get("SERKIT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "audio")
-SETTINGS = (Windows(30, 0), Windows(30, 1), Windows(30, 4), Windows(30, 8), Windows(10, 2))
+SETTINGS = (Windows(30, 0), Windows(30, 4), Windows(30, 8), Windows(10, 2))
 
 
 def write_random_weights(folder: Path) -> Path:

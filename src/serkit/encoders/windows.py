@@ -54,8 +54,8 @@ class Plan:
 def plan_windows(encoder: Encoder, windows: Windows) -> Plan | None:
     """Return how ``encoder`` cuts; None if it gives no frame every ``hop`` samples, but one per utterance.
 
-    A window longer than the encoder takes at a time is made as long as that, and shares at most half. Raises ``InputError`` for windows that are
-    too short for the encoder or for their overlap.
+    A window longer than the encoder takes at a time is made as long as that, and then shares at most half. Raises
+    ``InputError`` for windows that are too short for the encoder or for their overlap.
     """
     hop, rate = encoder.hop, encoder.sampling_rate
     size, overlap = round(windows.seconds * rate / hop), round(windows.overlap * rate / hop)
@@ -102,7 +102,7 @@ def encode_stream(
         yield encode_samples(encoder, held.between(0, held.total))
         return
     if encoder.trim is not None or encoder.level is not None:
-        raise ValueError("trim and level need the whole recording: leave them out, or encode it without windows")
+        raise ValueError("trim and level need the whole recording: leave them out, or encode it whole (--window 0)")
     hop, start, given = encoder.hop, 0, 0
     while held.reach((start + plan.size) * hop + 1):
         states = encode_samples(encoder, held.between(start * hop, (start + plan.size) * hop))
