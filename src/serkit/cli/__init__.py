@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, learn, pretrain, search, judge, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import (
+    recognise,
+    corpora,
+    loudness,
+    features,
+    learn,
+    pretrain,
+    search,
+    judge,
+    statistics,
+    analyse,
+    i3,
+    papers,
+)  # isort: skip
 
 __all__ = [
     "analyse",
     "app",
     "corpora",
+    "features",
     "i3",
     "judge",
     "learn",
