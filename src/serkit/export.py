@@ -33,7 +33,7 @@ from serkit.models.graph import TASK_OUTPUTS, BundleGraph, Graph, describe_tasks
 from serkit.progress import Step, no_steps
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
-from serkit.training.run import load, store
+from serkit.training.stores import load, store
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
 WHOLE_SECONDS = 40.0
@@ -155,7 +155,7 @@ def with_usual_epochs(run: Path, recipe: Recipe) -> Recipe:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     best: dict[tuple[int, str], tuple[float, int]] = {}
     for line in (line for line in lines if "dev_loss" in line):
-        score = line["dev_uar"] if recipe.training.monitor == "uar" else -line["dev_loss"]
+        score = recipe.training.score(line)
         if (key := (line["seed"], line["fold"])) not in best or score > best[key][0]:
             best[key] = score, line["epoch"]
     if not best or recipe.training.optimizer == "lbfgs":

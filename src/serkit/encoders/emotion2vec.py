@@ -101,11 +101,14 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def run_blocks(
         self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None
     ) -> dict[int | str, Tensor]:
-        assert bias is not None
-        if mask is not None:
-            keys = F.pad(mask, (self.prefixed, 0), value=True)
-            bias = bias.masked_fill(~keys[:, None, None, :], -torch.inf)  # once for all blocks
-        return super().run_blocks(x, None, bias)
+        return super().run_blocks(x, None, self.mask_bias(bias, mask))
+
+    def mask_bias(self, bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Return ``bias`` of attention scores such that only frames of ``mask (B, T)`` are attended to, and tokens."""
+        if bias is None or mask is None:
+            return bias
+        keys = F.pad(mask, (self.prefixed, 0), value=True)
+        return bias.masked_fill(~keys[:, None, None, :], -torch.inf)  # once for all blocks
 
 
 def alibi_slopes(heads: int) -> Tensor:
