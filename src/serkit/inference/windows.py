@@ -97,7 +97,7 @@ class Hearing:
         seconds = self.samples / SAMPLING_RATE
         if seconds < self.card.min_seconds:
             least = f"at least {self.card.min_seconds:g} s are needed"
-            return AudioError(f"{name}: is too short ({seconds:.3f} s): {least}")
+            return AudioError(f"{name}: is too short ({seconds:.3f} s, {self.samples} samples): {least}")
         return AudioError(f"{name}: is silent (peak {20 * np.log10(max(self.peak, 1e-12)):.0f} dB full scale)")
 
 
