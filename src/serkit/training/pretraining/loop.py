@@ -165,7 +165,7 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     sums = torch.zeros(1 + len(SUMS), device=device)
     for index, audio in pieces:
-        sums += _backward(method, audio, recipe, number, index, device)
+        sums += count_gradients(method, audio, recipe, number, index, device)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     add_up(weights, sums, accelerator)
     gradients = [weight.grad for weight in weights]
@@ -190,7 +190,7 @@ def _update(
     }
 
 
-def _backward(
+def count_gradients(
     method: Distillation, audio: Waveforms, recipe: PretrainRecipe, number: int, index: int, device: torch.device
 ) -> Tensor:
     """Add the gradients of a batch; return seconds of audio and :data:`SUMS`."""
