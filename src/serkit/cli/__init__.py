@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, learn, search, judge, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import recognise, corpora, loudness, learn, search, judge, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
@@ -23,4 +23,5 @@ __all__ = [
     "recognise",
     "search",
     "statistics",
+    "tables",
 ]
