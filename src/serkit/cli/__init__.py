@@ -17,6 +17,7 @@ from serkit.cli import (
     pretrain,
     search,
     judge,
+    tables,
     statistics,
     analyse,
     i3,
@@ -38,4 +39,5 @@ __all__ = [
     "recognise",
     "search",
     "statistics",
+    "tables",
 ]
