@@ -29,7 +29,7 @@ def load(distillation, state):
     student, decoder = distillation.student, distillation.decoder
     student.load_state_dict({key: ours[key] for key in student.state_dict()})
     decoder.load_state_dict({key: ours[f"decoder.{key}"] for key in decoder.state_dict()})
-    distillation.restart_teacher()
+    distillation.reset_teacher()
     return distillation.eval()
 
 
@@ -192,6 +192,17 @@ def test_every_weight_learns_and_the_teacher_does_not():
         learns = not name.startswith("teacher.")
         assert (weight.grad is not None) is learns and weight.requires_grad is learns, name
     assert not made.teacher.training and made.student.training
+
+
+def test_the_teacher_hears_through_the_students_front_end():
+    made = create()
+    with torch.no_grad():
+        made.teacher.utterance_tokens += 1
+        made.student.feature_projection.projection.weight += 1
+    found = made.teacher_encoder().state_dict()
+    assert torch.equal(found["utterance_tokens"], made.student.utterance_tokens + 1)
+    assert torch.equal(found["feature_projection.projection.weight"], made.student.feature_projection.projection.weight)
+    assert not found["utterance_tokens"].requires_grad
 
 
 def test_an_update_after_the_annealing_keeps_the_last_decay():

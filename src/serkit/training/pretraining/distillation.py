@@ -59,10 +59,15 @@ class Distillation(nn.Module):
         self.teacher.eval()
         return self
 
-    def restart_teacher(self) -> None:
+    def reset_teacher(self) -> None:
         """Make the teacher equal to the student, whose weights were loaded."""
         self.teacher = follow(self.student)
-        self.teacher.eval()
+
+    def teacher_encoder(self) -> Emotion2vecEncoder:
+        """Return a copy of the teacher with the front end that it hears through, the student's."""
+        encoder = deepcopy(self.student)
+        encoder.load_state_dict(self.teacher.state_dict(), strict=False)
+        return encoder.eval()
 
     def draw_masks(self, lengths: Tensor, rng: np.random.Generator) -> list[Tensor]:
         """Draw what is hidden of clips of ``lengths (B,)`` samples: ``(clones, T)`` booleans for each."""
