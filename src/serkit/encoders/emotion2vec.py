@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -147,7 +147,11 @@ def create(
     """
     from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, read_emotion2vec  # which needs the sizes above
 
-    checkpoint = weights if isinstance(weights, Emotion2vecCheckpoint) else read_emotion2vec(weights)
+    if isinstance(weights, Emotion2vecCheckpoint):  # its owner keeps it: what is trained is a copy
+        state = {key: tensor.clone() for key, tensor in weights.state.items()}
+        checkpoint = replace(weights, state=state)
+    else:
+        checkpoint = read_emotion2vec(weights)
     with torch.device("meta"):  # shapes only: no time for random numbers that are replaced at once
         built = Emotion2vecEncoder("emotion2vec", checkpoint.config, layers, precision, reference)
     built.slopes, built.mask_vector = alibi_slopes(checkpoint.config.heads), torch.zeros(built.dim)

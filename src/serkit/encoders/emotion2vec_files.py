@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from serkit.data.files import replace_atomically, write_json
+from serkit.data.files import read_object, replace_atomically, write_json
 from serkit.encoders.emotion2vec import Emotion2vecConfig
 from serkit.encoders.emotion2vec_folders import FAMILY, Emotion2vecFiles, find_files, find_model_conf
 from serkit.encoders.emotion2vec_sizes import ANCHOR, DECODER, decoder_shapes, encoder_shapes, sizes_of
@@ -78,6 +78,8 @@ def read_emotion2vec(source: str | Path) -> Emotion2vecCheckpoint:
     files = find_files(source)
     if files.weights.suffix == ".safetensors":
         tensors, own = _read_safetensors(files.weights)
+        beside = read_object(files.weights.with_name("config.json"))
+        own = own or (beside if beside.get("model_type") == FAMILY and "config" in beside else None)
         if own is not None:
             return _from_own(str(source), tensors, own, files.weights)
         return _from_published(str(source), files, tensors, None, ())
@@ -238,28 +240,33 @@ def write_emotion2vec(folder: str | Path, checkpoint: Emotion2vecCheckpoint) -> 
     }
     own = {key: tensor.detach().float().cpu().clone().contiguous() for key, tensor in tensors.items()}
     with replace_atomically(folder / "model.safetensors") as part:
-        save_file(own, part, {FAMILY: json.dumps(settings, ensure_ascii=False), "format": "pt"})
+        save_file(own, part, {FAMILY: json.dumps(settings, ensure_ascii=False)})
     write_json(folder / "config.json", settings)
 
 
 def _from_own(source: str, tensors: dict[str, Tensor], settings: dict[str, Any], file: Path) -> Emotion2vecCheckpoint:
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings["config"].items()}
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings["config"].items()
+    }
     unknown = set(given) - {item.name for item in fields(Emotion2vecConfig)}
     if unknown:
         raise InputError(f"{file}: has the settings {', '.join(sorted(unknown))}: a newer serkit wrote it; use that")
     config = Emotion2vecConfig(**given)
     state, decoder = _split({key: tensor.float() for key, tensor in tensors.items()}, "decoder.")
+    names = {"head.weight": HEAD[0], "head.bias": HEAD[1]}
+    heads = {names[key]: tensor for key, tensor in state.items() if key in names}
+    expected = dict(zip(names, _head_shapes(heads, config.dim).values(), strict=False))
+    check_shapes(source, state, own_shapes(config) | expected)
     state, head = _split(state, "head.")
-    check_shapes(source, state, own_shapes(config))
     return Emotion2vecCheckpoint(
         source,
         config,
         state,
         (head["weight"], head["bias"]) if head else None,
-        None if settings["tokens"] is None else tuple(settings["tokens"]),
+        None if settings.get("tokens") is None else tuple(settings["tokens"]),
         decoder or None,
-        settings["training"],
-        tuple(settings["notes"]),
+        settings.get("training", {}),
+        tuple(settings.get("notes", ())),
     )
 
 

@@ -85,7 +85,13 @@ def _from_hub(name: str) -> Path:
         raise InputError(
             f"{name}: not in ModelScope's local cache: download it there, or use emotion2vec/{name[4:]} of Hugging Face"
         )
-    return from_hub(name, PATTERNS, WEIGHTS)
+    folder = from_hub(name, PATTERNS, WEIGHTS)
+    if not any(file.suffix in WEIGHTS for file in folder.iterdir()):
+        raise InputError(
+            f"{name}: the local Hugging Face cache holds no weights of it, and neither does the hub or it cannot be "
+            "reached: download it where there is a network, or give a local folder"
+        )
+    return folder
 
 
 def _modelscope_folder(name: str) -> Path | None:
@@ -103,7 +109,7 @@ def _read_folder(folder: Path, weights: Path | None) -> Emotion2vecFiles:
     listed = _inside(folder, tokenizer.get("token_list") if isinstance(tokenizer, dict) else None)
     tokens = next((file for file in (listed, folder / "tokens.txt") if file and file.is_file()), None)
     found = weights or _weights(folder, metas)
-    return Emotion2vecFiles(found, conf, tokens and _read_tokens(tokens), notes)
+    return Emotion2vecFiles(found, conf, None if tokens is None else _read_tokens(tokens), notes)
 
 
 def _inside(folder: Path, name: Any) -> Path | None:
@@ -142,7 +148,7 @@ def _read_tokens(file: Path) -> tuple[str, ...]:
 
 def _model_conf(folder: Path, metas: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return the ``model_conf`` of a folder (None: there is none) and notes on files that look like one and are not."""
-    notes = []
+    notes: list[str] = []
     for file in (_inside(folder, metas.get("config")), folder / "config.yaml", folder / "config.json"):
         if file is None or not file.is_file():
             continue
@@ -179,11 +185,12 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 def _mend(value: Any, root: Any, depth: int = 0) -> Any:
     """Resolve ``${model.depth}`` from ``root`` (None when it leads nowhere) and read ``1e-05``, a text to PyYAML."""
     if isinstance(value, dict):
-        return {key: _mend(item, root, depth) for key, item in value.items()}
+        return {str(key): _mend(item, root, depth) for key, item in value.items()}
     if isinstance(value, list):
         return [_mend(item, root, depth) for item in value]
-    if not isinstance(value, str):
+    if value is None or isinstance(value, bool | int | float):
         return value
+    value = str(value)
     if NUMBER.fullmatch(value):
         return float(value)
     reference = REFERENCE.fullmatch(value)

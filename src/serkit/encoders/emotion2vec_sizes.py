@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +70,8 @@ def decoder_shapes(settings: Mapping[str, Any], dim: int, source: str) -> Shapes
         inner, layers, groups, kernel = (int(settings[name]) for name in names)
     except KeyError as error:
         raise InputError(f"{source}: lacks {error}, so the sizes of its decoder are unknown") from error
-    width, shapes = dim, {}
+    width = dim
+    shapes: Shapes = {}
     for number in range(layers):
         stem = f"{DECODER}blocks.{number}.0"
         shapes |= {f"{stem}.weight": (inner, width // groups, kernel), f"{stem}.bias": (inner,)}
@@ -125,7 +127,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "embed_dim": dim,
         "depth": depth,
         "num_heads": scale.shape[2],
-        "mlp_ratio": hidden.shape[0] / dim,
+        "mlp_ratio": _ratio(hidden.shape[0], dim),
         "norm_eps": 1e-5,
         "norm_affine": True,
         "layer_norm_first": False,
@@ -133,6 +135,12 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "normalize": True,
         "modalities": {"audio": {**audio, "model_depth": depth}},
     }
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """Return a number that, times ``dim`` and rounded down, is ``hidden``."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _decoder_sizes(state: Mapping[str, Tensor], dim: int) -> dict[str, int]:
