@@ -10,7 +10,7 @@ import typer
 
 from serkit.cli.app import Cache, Workers, app, cache_folder
 from serkit.cli.judge import print_report
-from serkit.errors import SerkitError
+from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
 from serkit.progress import show_steps
 
