@@ -26,7 +26,8 @@ from serkit.models.model import Waveforms
 from serkit.training import recordings as recordings_module
 from serkit.training.material import load_data
 from serkit.training.recipe import load_recipe
-from serkit.training.run import load, store, train
+from serkit.training.run import train
+from serkit.training.stores import load, store
 
 torch.set_num_threads(1)
 

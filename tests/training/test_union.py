@@ -22,7 +22,8 @@ from serkit.training.features import FeatureSet, StreamSet
 from serkit.training.fit import TrainingOptions, fit
 from serkit.training.material import encode_all, list_changes, load_data, load_material
 from serkit.training.recipe import AugmentSection, dump_recipe, load_recipe
-from serkit.training.run import load, store, train
+from serkit.training.run import train
+from serkit.training.stores import load, store
 
 torch.set_num_threads(1)
 

@@ -30,6 +30,9 @@ class Fold:
     single speaker or every speaker is to be seen in training. With ``group`` "none" nothing is known of speakers:
     utterances are disjoint, ``shared`` is None, and no number says that speakers are. ``place`` is the folder in which
     the format "i3" keeps this split.
+
+    ``dev_is_test`` is for repeating what was chosen on the test part: dev and test then are the same utterances.
+    ``dev_by_chance`` says that the dev part was drawn from all training utterances, whoever speaks.
     """
 
     name: str
@@ -41,16 +44,21 @@ class Fold:
     declares_shared: bool = False
     note: str = ""
     place: str = ""
+    dev_is_test: bool = False
+    dev_by_chance: bool = False
 
     def __post_init__(self) -> None:
-        count = Counter((*self.train, *self.dev, *self.test))
+        if self.dev_is_test and self.dev != self.test:
+            raise InputError(f"fold {self.name}: dev_is_test, but the dev part is another")
+        count = Counter((*self.train, *(() if self.dev_is_test else self.dev), *self.test))
         twice = [id for id, n in count.items() if n > 1]
         if twice:
             raise InputError(f"fold {self.name}: utterance {twice[0]!r} stands in more than one part ({len(twice)} do)")
         for part in ("train", "test"):
             if not getattr(self, part):
                 raise InputError(f"fold {self.name}: the {part} part is empty")
-        both = sorted(self._groups(self.train, self.dev) & self._groups(self.test))
+        seen = self._groups(self.train) if self.dev_is_test else self._groups(self.train, self.dev)
+        both = sorted(seen & self._groups(self.test))
         if both and not self.declares_shared:
             raise InputError(
                 f"fold {self.name}: {self.group} {both[0]!r} is in training and test "
@@ -82,14 +90,30 @@ def stamp(folds: Iterable[Fold]) -> str:
     """Return what every number made with ``folds`` carries: ``speakers shared: N``, the largest over the folds.
 
     A note of the protocol follows in brackets, and how many are in train where dev has more of them; where no speaker
-    is known it is ``speakers unknown``.
+    is known it is ``speakers unknown``. What was chosen with utterances of the test part, or of training speakers, is
+    said behind.
     """
     folds = list(folds)
+    return _shared(folds) + _chosen(folds)
+
+
+def _most(counts: Iterable[int | None]) -> int:
+    return max(count or 0 for count in counts)
+
+
+def _chosen(folds: Sequence[Fold]) -> str:
+    if any(fold.dev_is_test for fold in folds):
+        return f"; chosen on the test part, {folds[0].group}s shared with train: {_most(f.train_shared for f in folds)}"
+    shared = max(fold.dev_shared for fold in folds if fold.dev_by_chance) if folds[0].dev_by_chance else 0
+    return f"; dev utterances drawn by chance, {folds[0].group}s shared by train and dev: {shared}" if shared else ""
+
+
+def _shared(folds: Sequence[Fold]) -> str:
     known = [fold.shared for fold in folds if fold.shared is not None]
     if not known:
         return "speakers unknown"
     note = folds[0].note if max(known) else ""
-    trained = max(fold.train_shared or 0 for fold in folds)
+    trained = _most(fold.train_shared for fold in folds)
     if note and trained < max(known):
         note += f"; {trained} of them with train"
     return f"{folds[0].group}s shared: {max(known)}" + (f" ({note})" if note else "")

@@ -51,7 +51,8 @@ def create_folds(manifest: Manifest, protocol: str, **options: Any) -> list[Fold
     """Split ``manifest`` by the protocol of this name.
 
     ``dev`` is the share of training speakers held out for early stopping (0: none), drawn with ``seed``; the test part
-    never depends on either.
+    never depends on either. Folds by group also take ``dev_by``: "group" (the default), "utterance", a share of the
+    training utterances whoever speaks, or "test" to repeat what was chosen on the test part; the stamp tells of both.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"no protocol named {protocol!r}{nearest(protocol, PROTOCOLS)}")
@@ -86,12 +87,40 @@ def _by_test_groups(
         test = tuple(id for id in manifest.ids if cells[id] in tested)
         rest = [id for id in manifest.ids if cells[id] not in tested]
         if devs is None:
-            train, dev = _with_dev(manifest, rest, groups, options, index)
-        else:
-            train = tuple(id for id in rest if cells[id] not in devs[name])
-            dev = tuple(id for id in rest if cells[id] in devs[name])
+            folds.append(_fold(name, manifest, rest, test, groups, group, options, index, shared))
+            continue
+        train = tuple(id for id in rest if cells[id] not in devs[name])
+        dev = tuple(id for id in rest if cells[id] in devs[name])
         folds.append(Fold(name, train, dev, test, groups, group, bool(shared), shared))
     return folds
+
+
+def _fold(
+    name: str,
+    manifest: Manifest,
+    rest: Sequence[str],
+    test: tuple[str, ...],
+    groups: Mapping[str, str],
+    group: str,
+    options: Options,
+    index: int,
+    shared: str = "",
+) -> Fold:
+    """Return the fold that tests ``test``, its dev part taken as the option ``dev_by`` says."""
+    way = options.get("dev_by", "group")
+    if way not in ("group", "utterance", "test"):
+        raise InputError(f'protocol: dev_by is "group", "utterance" or "test", got {way!r}')
+    if way == "test":
+        return Fold(name, tuple(rest), test, test, groups, group, bool(shared), shared, dev_is_test=True)
+    if way == "group":
+        train, dev = _with_dev(manifest, rest, groups, options, index)
+        return Fold(name, train, dev, test, groups, group, bool(shared), shared)
+    hold_out_dev((), groups, {}, options["dev"], np.random.default_rng(0))  # checks the share
+    ids = sorted(rest)  # not by the order of rows
+    order = np.random.default_rng([options["seed"], index]).permutation(len(ids))
+    drawn = {ids[place] for place in order[int((1 - options["dev"]) * len(ids)) :]}
+    train, dev = tuple(id for id in rest if id not in drawn), tuple(id for id in rest if id in drawn)
+    return Fold(name, train, dev, test, groups, group, bool(shared), shared, dev_by_chance=True)
 
 
 def _leave_one_out(column: str, group: str) -> Splitter:
@@ -277,10 +306,10 @@ def _emobox_table(manifest: Manifest, options: Options) -> list[Fold]:
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("leave-one-speaker-out", "one fold per speaker", (), _leave_one_out("speaker", "speaker")),
-        Protocol("leave-one-session-out", "one fold per session", (), _leave_one_out("session", "speaker")),
-        Protocol("leave-one-corpus-out", "one fold per corpus", (), _leave_one_out("corpus", "speaker")),
-        Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group"), _group_k_fold),
+        Protocol("leave-one-speaker-out", "one fold per speaker", ("dev_by",), _leave_one_out("speaker", "speaker")),
+        Protocol("leave-one-session-out", "one fold per session", ("dev_by",), _leave_one_out("session", "speaker")),
+        Protocol("leave-one-corpus-out", "one fold per corpus", ("dev_by",), _leave_one_out("corpus", "speaker")),
+        Protocol("group-k-fold", "k folds by speaker, classes balanced", ("k", "group", "dev_by"), _group_k_fold),
         Protocol(
             "speaker-holdout",
             "64, 16 and 20 % of each gender's speakers",
@@ -303,6 +332,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("part", "the manifest's part column", ("group", "declares_shared"), _part),
         Protocol("speakers", "lists of speakers", ("train", "dev_speakers", "test"), _speakers),
         Protocol("emobox-table", "an EmoBox table with fold_ columns, by path", ("path",), _emobox_table),
-        *(Protocol(name, facts.summary, (), _published(name)) for name, facts in PUBLISHED.items()),
+        *(
+            Protocol(name, facts.summary, ("dev_by",) if facts.takes_dev else (), _published(name))
+            for name, facts in PUBLISHED.items()
+        ),
     )
 }

@@ -24,6 +24,11 @@ class PublishedSplit:
     devs: Mapping[str, tuple[str, ...]] | None = None
     shared: str = ""
 
+    @property
+    def takes_dev(self) -> bool:
+        """Whether the dev part is left to whoever uses the split."""
+        return self.dev is None and self.devs is None
+
 
 def _actors(first: int, last: int) -> tuple[str, ...]:
     return tuple(f"{actor:02d}" for actor in range(first, last + 1))

@@ -107,7 +107,7 @@ class Run:
 
     @property
     def monitor(self) -> str:
-        """What told the best epoch: ``uar`` or ``loss``."""
+        """What told the best epoch: ``uar``, ``accuracy`` or ``loss``."""
         return self.recipe.get("training", {}).get("monitor", "uar")
 
     def layer_weights(self) -> np.ndarray | None:
@@ -122,9 +122,9 @@ class Run:
         """Return the epoch whose weights were kept, by seed and fold, where a dev part was watched."""
         best: dict[tuple[Any, Any], tuple[float, int]] = {}
         for line in self.history:
-            value = line.get("dev_uar" if self.monitor == "uar" else "dev_loss")
+            value = line.get(f"dev_{self.monitor}")
             if value is not None:
-                score = value if self.monitor == "uar" else -value
+                score = -value if self.monitor == "loss" else value
                 key = (line["seed"], line["fold"])
                 if key not in best or score > best[key][0]:
                     best[key] = (score, line["epoch"])

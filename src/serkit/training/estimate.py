@@ -58,6 +58,9 @@ def estimate(run: PlannedRun, cache: str | Path, workers: int | None = None) -> 
     hours = sum(each.describe()["hours"] for each in (manifest, *tests))
     utterances = len(manifest) + sum(map(len, tests))
     mean_seconds = 3600 * hours / utterances
+    folds = list(dict.fromkeys(fold.name for _, fold in work))
+    each_fold = [recipe.of_fold(name) for name in folds] if recipe.by_fold else [recipe]
+    recipe = each_fold[0]  # the encoders of other folds are as large
     train_utterances = sum(len(fold.train) for _, fold in work) / len(work)
     with set_threads(1):
         if recipe.finetune is not None:
@@ -68,7 +71,8 @@ def estimate(run: PlannedRun, cache: str | Path, workers: int | None = None) -> 
             return Estimate(pending, len(work), utterances, hours, 0.0, passes * mean_seconds * rate / workers)
         encode_hours = sum(
             _count_missing(recipe, section, each, Path(cache), changes) * mean_seconds / 3600
-            for section in (recipe.encoder, *recipe.streams)
+            for own in each_fold
+            for section in (own.encoder, *own.streams)
             for each, changes in ((manifest, list_changes(recipe.augment)), *((test, []) for test in tests))
         )
         seconds = 3600 * encode_hours * _encode_rate(recipe) if encode_hours else 0.0

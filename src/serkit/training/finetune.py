@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from serkit.errors import InputError
 from serkit.models.heads import Ensemble, parameters_behind_pooling
 from serkit.models.model import Model, Waveforms
 from serkit.models.norms import BatchNorm, settle_norms
@@ -28,6 +27,7 @@ from serkit.models.tasks import Task, View
 from serkit.training.batching import MicroBatch, cut_step, deal, plan_epoch, read_ahead
 from serkit.training.checkpoint import Progress
 from serkit.training.fit import TrainingOptions, schedule_factor
+from serkit.training.together import add_up, create_accelerator, draw_seed
 from serkit.training.tuning import FinetuneOptions, half_precision, load_trained, parameter_groups, trained_state
 from serkit.training.waveforms import WaveformSet
 
@@ -70,20 +70,13 @@ def finetune(
         line = {"epoch": state.epoch + 1} | {name: value / len(train) for name, value in sorted(state.sums.items())}
         if dev is not None and len(dev):
             line |= evaluate_dev(model, dev, options, accelerator)
-            state.keep_best(line["dev_uar"] if training.monitor == "uar" else -line["dev_loss"])
+            state.keep_best(training.score(line))
         report(line)
         state.finish_epoch({**line, "seconds": round(time.monotonic() - began, 3)})
         if accelerator.is_main_process and state.epoch < training.epochs and state.due():
             state.save()
     state.restore_best()
     return state.history
-
-
-def create_accelerator(device: str) -> Accelerator:
-    """Return the processes that train together: one, or those that ``accelerate launch`` started."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no GPU here")
-    return Accelerator(cpu=device == "cpu")
 
 
 def _train_epoch(
@@ -117,7 +110,7 @@ def _train_epoch(
         if training.balance == "count":
             counts = counts / counts[list(itertools.chain(*steps[number]))].mean()
         for index, rows, audio in pieces:
-            torch.manual_seed(_draw_seed(seed, state.epoch, number, index))
+            torch.manual_seed(draw_seed(seed, state.epoch, number, index))
             with half_precision(options, accelerator.device):
                 with torch.set_grad_enabled(encoder_learns):
                     view = model.view(audio.to(accelerator.device))
@@ -125,7 +118,7 @@ def _train_epoch(
             total = torch.stack([task.weight * loss for task, loss in zip(learned, losses, strict=True)]).sum()
             (total / size).backward()
             sums += torch.stack([total, *losses]).detach()
-        _add_up(weights, sums, accelerator)
+        add_up(weights, sums, accelerator)
         if training.head_l2 and any(getattr(task, "head", None) is model.head for task in learned):
             sums[0] += size * _shrink(model.head, training.head_l2)
         settle_norms(model.tasks, lambda total: accelerator.reduce(total, "sum"))
@@ -180,25 +173,6 @@ def _read_steps(
         yield [(index, pieces[index], train.batch(pieces[index], (*seed, number))) for index in mine]
 
 
-def _draw_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _add_up(weights: Sequence[Tensor], sums: Tensor, accelerator: Accelerator) -> None:
-    """Add up gradients and loss sums over the processes, in place; what got no gradient gets zeros."""
-    for weight in weights:
-        if weight.grad is None:  # a dropped block, or a process without work in this step
-            weight.grad = torch.zeros_like(weight)
-    if accelerator.num_processes == 1:
-        return
-    parts = [*(weight.grad for weight in weights), sums]
-    flat = torch.cat([part.flatten() for part in parts if part is not None])
-    flat = accelerator.reduce(flat, "sum")
-    for part, values in zip(parts, flat.split([part.numel() for part in parts if part is not None]), strict=True):
-        assert part is not None
-        part.copy_(values.view_as(part))
-
-
 @torch.no_grad()
 def predict(
     model: Model, examples: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
@@ -238,7 +212,7 @@ def predict(
 def evaluate_dev(
     model: Model, dev: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has, if any."""
+    """Return the weighted loss, each task's own, accuracy and mean recall over the classes that the dev part has."""
     columns, losses = predict(model, dev, options, accelerator)
     total = sum(task.weight * losses[task.name] for task in model.each())
     line = {"dev_loss": total} | {f"dev_loss_{name}": value for name, value in losses.items()}
@@ -249,4 +223,4 @@ def evaluate_dev(
     recalls = [
         float(np.mean([hit for hit, truth in zip(hits, truths, strict=True) if truth == name])) for name in set(truths)
     ]
-    return line | {"dev_uar": float(np.mean(recalls))}
+    return line | {"dev_uar": float(np.mean(recalls)), "dev_accuracy": float(np.mean(hits))}

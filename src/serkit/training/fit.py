@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from serkit.errors import InputError
@@ -31,17 +31,26 @@ class TrainingOptions(BaseModel):
     every class. "count" divides by the size of the class as well, and by the sum of what the utterances of a step
     count: PyTorch's weighted cross-entropy. ``head_l2`` times the squared norm of all parameters behind the pooling
     (biases and batch normalisation too) is added to the loss of a step.
+
+    ``schedule`` "cyclic" raises the rate along a line from ``lr`` to ``cycle_peak`` times it and back, ``cycle_epochs``
+    epochs each way (Smith 2017, https://arxiv.org/abs/1506.01186), the same rate for a whole epoch; with
+    ``cycle_momentum`` the ``momentum`` of rmsprop goes down to that and up again meanwhile, which is what PyTorch's
+    CyclicLR does unasked. What ``monitor`` names decides which epoch's weights are kept: the first of the best ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1)
-    optimizer: Literal["adamw", "adam", "lbfgs"] = "adamw"
+    optimizer: Literal["adamw", "adam", "rmsprop", "lbfgs"] = "adamw"
     lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment by adam and adamw")
-    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
+    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment, not by lbfgs")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of rmsprop")
+    schedule: Literal["one-cycle", "cosine", "linear", "constant", "cyclic"] = "one-cycle"
+    cycle_epochs: int = Field(10, ge=1)
+    cycle_peak: float = Field(2.0, ge=1)
+    cycle_momentum: float | None = Field(None, ge=0, lt=1)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of all steps")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     balance: Literal["none", "class", "count", "corpus-class"] = "class"
@@ -50,8 +59,18 @@ class TrainingOptions(BaseModel):
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no limit")
     clip_value: float = Field(0.0, ge=0, description="largest gradient element; 0: no limit")
     patience: int = Field(0, ge=0)
-    monitor: Literal["uar", "loss"] = "uar"
+    monitor: Literal["uar", "accuracy", "loss"] = "uar"
     checkpoint_seconds: float = Field(30.0, ge=0, description="least time between two checkpoints")
+
+    @model_validator(mode="after")
+    def _check_cycles(self) -> TrainingOptions:
+        if self.cycle_momentum is not None and (self.optimizer, self.schedule) != ("rmsprop", "cyclic"):
+            raise ValueError("cycle_momentum needs optimizer rmsprop and schedule cyclic")
+        return self
+
+    def score(self, line: Mapping[str, Any]) -> float:
+        """Return what ``monitor`` says of an epoch's ``line`` of the history: higher is better."""
+        return -line["dev_loss"] if self.monitor == "loss" else line[f"dev_{self.monitor}"]
 
 
 def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor:
@@ -71,8 +90,11 @@ def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor
 def schedule_factor(options: TrainingOptions, step: int, steps: int) -> float:
     """Return the factor on the learning rate at ``step`` of ``steps``: linear warm-up, then decay.
 
-    ``one-cycle`` warms up along a cosine from 1/25 and ends near zero (Smith 2018, https://arxiv.org/abs/1803.09820).
+    ``one-cycle`` warms up along a cosine from 1/25 and ends near zero (Smith 2018, https://arxiv.org/abs/1803.09820);
+    ``cyclic`` has no warm-up.
     """
+    if options.schedule == "cyclic":
+        return 1 + (options.cycle_peak - 1) * cycle_height(options, step * options.epochs // steps)
     warm = options.warmup * steps
     if options.schedule == "one-cycle":
         if step < warm:
@@ -85,6 +107,11 @@ def schedule_factor(options: TrainingOptions, step: int, steps: int) -> float:
     if options.schedule == "constant":
         return 1.0
     return (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm))) / 2
+
+
+def cycle_height(options: TrainingOptions, epoch: int) -> float:
+    """Return how far up its cycle ``epoch`` is, from 0 to 1 and back."""
+    return 1 - abs(epoch % (2 * options.cycle_epochs) / options.cycle_epochs - 1)
 
 
 def fit(
@@ -117,6 +144,9 @@ def fit(
             factor = schedule_factor(options, epoch * steps_per_epoch + number, options.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
+                if options.cycle_momentum is not None:
+                    fall = options.momentum - options.cycle_momentum
+                    group["momentum"] = options.momentum - fall * cycle_height(options, epoch)
             scores = head.each(train.augmented_batch(part.tolist(), rng, options.crop))
             index = torch.tensor(train.rows(part.tolist()))
             counts = train.weights[index]
@@ -135,7 +165,7 @@ def fit(
         line: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
         if dev is not None and len(dev):
             line |= evaluate_dev(head, dev)
-            state.keep_best(line["dev_uar"] if options.monitor == "uar" else -line["dev_loss"])
+            state.keep_best(options.score(line))
         report(line)
         state.finish_epoch({**line, "seconds": round(time.monotonic() - began, 3)})
         if state.epoch < options.epochs and state.due():
@@ -188,12 +218,13 @@ def predict(head: Ensemble, examples: FeatureSet, batch_size: int = 64) -> Tenso
 
 
 def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
-    """Return loss and mean recall over the classes that the dev part has."""
+    """Return loss, mean recall over the classes that the dev part has, and accuracy."""
     scores = predict(head, dev)
     hits = scores.argmax(1) == dev.targets
     recalls = [hits[dev.targets == target].float().mean() for target in dev.targets.unique()]
     loss = nn.functional.cross_entropy(scores, dev.targets)
-    return {"dev_loss": float(loss), "dev_uar": float(torch.stack(recalls).mean())}
+    uar, accuracy = float(torch.stack(recalls).mean()), float(hits.float().mean())
+    return {"dev_loss": float(loss), "dev_uar": uar, "dev_accuracy": accuracy}
 
 
 def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
@@ -216,11 +247,9 @@ def _create_optimizer(head: Ensemble, options: TrainingOptions) -> torch.optim.O
     for weight in head.parameters():
         if weight.requires_grad:
             groups.setdefault(options.weight_decay if weight.ndim > 1 else 0.0, []).append(weight)
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        [
-            {"params": part, "lr": options.lr, "peak": options.lr, "weight_decay": decay}
-            for decay, part in groups.items()
-        ],
-        eps=options.epsilon,
-    )
+    parts = [
+        {"params": part, "lr": options.lr, "peak": options.lr, "weight_decay": decay} for decay, part in groups.items()
+    ]
+    if options.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parts, eps=options.epsilon, momentum=options.momentum)
+    return (torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam)(parts, eps=options.epsilon)

@@ -28,6 +28,7 @@ from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, predict
 from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
+from serkit.training.sections import FOLD
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Material:
     features: FeatureSet
     fingerprint: str
     shapes: tuple[Shape, ...]
+
+    def of_fold(self, name: str) -> Material:
+        """Return what a fold is trained on: the same for every fold."""
+        return self
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Return the rows of utterances in ``features``."""
@@ -249,6 +254,14 @@ def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> S
 
 
 def encoder_spec(section: EncoderSection) -> EncoderSpec:
-    """Return the encoder that a section of a recipe names, with its options."""
+    """Return the encoder that a section of a recipe names, with its options.
+
+    Raises ``InputError`` for one that is another in every fold.
+    """
+    if section.by_fold:
+        raise InputError(
+            f"encoder {section.name}: is another in every fold ({FOLD} in its options), as only serkit train knows: "
+            "name one encoder"
+        )
     front = {name: value for name in ("trim", "level", "limit") if (value := getattr(section, name)) is not None}
     return EncoderSpec(section.name, {**section.options, **front})

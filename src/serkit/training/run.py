@@ -25,16 +25,13 @@ from serkit.cores import count_cores
 from serkit.data.files import read_object, replace_atomically, write_json, write_text
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold, create_folds, stamp
-from serkit.errors import InputError
+from serkit.errors import InputError, nearest
 from serkit.processes import count_processes, distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
-from serkit.training.augment import Augmentation
 from serkit.training.augment.registry import Registered, list_registered, restore_registered
-from serkit.training.material import Encoded, Material, encode_all, encoder_spec, load_data, load_material
+from serkit.training.material import load_data
 from serkit.training.recipe import Recipe, dump_recipe, load_recipe
-from serkit.training.recordings import Recordings
-from serkit.training.tuning import prepare_encoder
-from serkit.training.waveforms import WaveformStore, store_waveforms
+from serkit.training.stores import Materials, StoredFolds, load_folds, store_folds
 
 Work = tuple[int, Fold]
 """A seed and a fold: what is trained at a time."""
@@ -66,8 +63,9 @@ def train(
     if distributed() and recipe.finetune is None:
         raise InputError(f"recipe {recipe.name}: heads on cached features train on one process: leave out the launcher")
     pending = [each for each in work if not is_trained(folder, *each)]
-    stored = store(recipe, manifest, Path(cache), step, workers, device)
-    material = load(recipe, manifest, stored, device)
+    names = list(dict.fromkeys(fold.name for _, fold in work))
+    stored = store_folds(recipe, manifest, names, Path(cache), step, workers, device)
+    material = load_folds(recipe, manifest, stored, device)
     if leads():
         (folder / "models").mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.toml", dump_recipe(as_trained(recipe)))
@@ -89,12 +87,18 @@ def train(
 
 
 def list_work(recipe: Recipe, manifest: Manifest) -> list[Work]:
-    """Return every seed and fold of ``recipe``."""
-    return [
-        (seed, fold)
-        for seed in recipe.seeds
-        for fold in create_folds(manifest, recipe.protocol.name, **recipe.protocol.options(seed))
+    """Return every seed and fold of ``recipe``; raises ``InputError`` when ``protocol.only`` names no fold."""
+    section = recipe.protocol
+    work = [
+        (seed, fold) for seed in recipe.seeds for fold in create_folds(manifest, section.name, **section.options(seed))
     ]
+    if section.only is None:
+        return work
+    names = {fold.name for _, fold in work}
+    for name in section.only:
+        if name not in names:
+            raise InputError(f"recipe {recipe.name}: protocol.only names {name!r}{nearest(name, sorted(names))}")
+    return [(seed, fold) for seed, fold in work if fold.name in section.only]
 
 
 def is_trained(folder: Path, seed: int, fold: Fold) -> bool:
@@ -108,47 +112,20 @@ def as_trained(recipe: Recipe) -> Recipe:
 
 
 def holds_recipe(folder: Path, recipe: Recipe) -> bool:
-    """Whether a run folder was made by ``recipe``; options that did not exist then have their defaults."""
+    """Whether a run folder was made by ``recipe``, of any of its folds.
+
+    Options that did not exist then have their defaults.
+    """
     recorded = folder / "recipe.toml"
     try:
-        return recorded.is_file() and as_trained(load_recipe(recorded)) == as_trained(recipe)
+        return recorded.is_file() and _of_all_folds(load_recipe(recorded)) == _of_all_folds(recipe)
     except InputError:
         return False
 
 
-Stored = list[Encoded] | WaveformStore
-"""Where the features, or for fine-tuning the recordings, of a manifest are; small enough to send to processes."""
-
-
-def store(
-    recipe: Recipe,
-    manifest: Manifest,
-    cache: Path,
-    step: Step = no_steps,
-    workers: int | None = None,
-    device: str = "cpu",
-) -> Stored:
-    """Put into ``cache`` what training ``recipe`` needs and is not there yet."""
-    if recipe.finetune is None:
-        return encode_all(recipe, manifest, cache, step, workers, device)
-    encoder = encoder_spec(recipe.encoder).create()
-    # Both say what they cannot do before recordings are read.
-    prepare_encoder(encoder, recipe.finetune)
-    for chain in (recipe.augment.chain, *(recipe.augment.union or ())):
-        Augmentation(chain)
-    if not leads():  # one process reads, the others find it there
-        wait_for_all(device)
-    stored = store_waveforms(manifest, encoder, cache, step, workers)
-    if leads():
-        wait_for_all(device)
-    return stored
-
-
-def load(recipe: Recipe, manifest: Manifest, stored: Stored, device: str = "cpu") -> Material | Recordings:
-    """Load what :func:`store` left."""
-    if isinstance(stored, WaveformStore):
-        return Recordings(recipe, manifest, stored, device)
-    return load_material(recipe, manifest, stored)
+def _of_all_folds(recipe: Recipe) -> Recipe:
+    protocol = recipe.protocol.model_copy(update={"only": None})
+    return as_trained(recipe).model_copy(update={"protocol": protocol})
 
 
 @contextmanager
@@ -163,7 +140,7 @@ def set_threads(count: int) -> Iterator[None]:
 
 
 def _train_folds(
-    material: Material | Recordings, stored: Stored, pending: list[Work], folder: Path, workers: int
+    material: Materials, stored: StoredFolds, pending: list[Work], folder: Path, workers: int
 ) -> Iterator[None]:
     """Train what is pending, in processes when there are several, and yield after each."""
     processes = 1 if distributed() else min(workers, len(pending))
@@ -187,17 +164,17 @@ def _train_folds(
             pool.shutdown(cancel_futures=True)
 
 
-_worker: dict[str, Material | Recordings] = {}
+_worker: dict[str, Materials] = {}
 
 
 def _start_worker(
-    recipe: Recipe, manifest: Manifest, stored: Stored, threads: int, registered: dict[str, Registered]
+    recipe: Recipe, manifest: Manifest, stored: StoredFolds, threads: int, registered: dict[str, Registered]
 ) -> None:
     end_with_parent()
     restore_registered(registered)
     torch.set_num_threads(threads)
     # The processes share the pages of the mapped caches.
-    _worker["material"] = load(recipe, manifest, stored)
+    _worker["material"] = load_folds(recipe, manifest, stored)
 
 
 def _run_work(seed: int, fold: Fold, folder: Path) -> None:
@@ -207,6 +184,7 @@ def _run_work(seed: int, fold: Fold, folder: Path) -> None:
 def _train_fold(material: Any, fold: Fold, seed: int, folder: Path) -> None:
     weights_file, history_file = _files(folder, fold, seed)
     work = folder / "checkpoints" / weights_file.stem
+    material = material.of_fold(fold.name)
     model, history = material.fit(fold.train, fold.dev, seed, work)
     if not leads():
         return
@@ -218,6 +196,7 @@ def _train_fold(material: Any, fold: Fold, seed: int, folder: Path) -> None:
 
 
 def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.DataFrame:
+    material = material.of_fold(fold.name)
     model = material.restore(fold.train, load_file(_files(folder, fold, seed)[0]))
     tables = [
         predictions_table(material.manifest.select(ids), material.columns(model, ids)).with_columns(
@@ -250,7 +229,7 @@ def _files(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     return folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
 
 
-def _provenance(material: Material | Recordings, folds: list[Fold]) -> dict[str, Any]:
+def _provenance(material: Materials, folds: list[Fold]) -> dict[str, Any]:
     recipe = material.recipe
     packages = ("serkit", "torch", "numpy", "polars", "soundfile", "soxr")
     return {

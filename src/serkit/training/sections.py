@@ -50,10 +50,15 @@ class LabelsSection(Section):
     drop: tuple[str, ...] = ()
 
 
+FOLD = "{fold}"
+"""In an option of an encoder: the name of the fold that is trained, so that every fold has an encoder of its own."""
+
+
 class ProtocolSection(BaseModel):
     """A protocol by name with its options; ``dev`` 0 trains on all training speakers, without early stopping.
 
-    ``seed`` "run" draws the folds anew for every seed of the recipe.
+    ``seed`` "run" draws the folds anew for every seed of the recipe. ``only`` are the folds that are run, all without
+    it: a run that is called again with others of them, or with all, keeps what it has trained.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -61,6 +66,7 @@ class ProtocolSection(BaseModel):
     name: str
     dev: float = 0.2
     seed: int | Literal["run"] = 0
+    only: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _check_repeats(self) -> ProtocolSection:
@@ -69,8 +75,8 @@ class ProtocolSection(BaseModel):
         return self
 
     def options(self, seed: int) -> dict[str, Any]:
-        """Return everything but the name, for the run's ``seed``."""
-        options = {key: value for key, value in self.model_dump().items() if key != "name"}
+        """Return everything but the name and ``only``, for the run's ``seed``."""
+        options = {key: value for key, value in self.model_dump().items() if key not in ("name", "only")}
         return {**options, "seed": seed if self.seed == "run" else self.seed}
 
 
@@ -79,6 +85,9 @@ class EncoderSection(Section):
 
     ``layers`` are numbers, negative ones counted from the last, or "all". ``stride`` frames are averaged
     (``zero_tail``: see :func:`~serkit.models.layers.stride_mean`). ``scalar`` standardises a layer's dimensions alike.
+
+    Where an option says ``{fold}``, such as ``weights = "runs/tiny-{fold}/encoder"``, every fold has an encoder of its
+    own, one that was itself learned without the fold's test speakers: there the fold's name stands, any ``/`` as ``-``.
     """
 
     name: str = "whisper"
@@ -90,6 +99,20 @@ class EncoderSection(Section):
     stride: int = Field(1, ge=1)
     zero_tail: bool = False
     scalar: bool = False
+
+    @property
+    def by_fold(self) -> bool:
+        """Whether every fold has an encoder of its own."""
+        return any(isinstance(value, str) and FOLD in value for value in self.options.values())
+
+    def of_fold(self, name: str) -> EncoderSection:
+        """Return the encoder of the fold called ``name``."""
+        written = name.replace("/", "-")
+        options = {
+            key: value.replace(FOLD, written) if isinstance(value, str) else value
+            for key, value in self.options.items()
+        }
+        return self.model_copy(update={"options": options})
 
     def chosen(self, num_layers: int) -> tuple[int, ...]:
         """Return the numbers of the layers, of ``num_layers``; raises ``InputError`` for those that do not exist."""

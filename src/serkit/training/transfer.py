@@ -20,7 +20,8 @@ from serkit.errors import InputError, nearest
 from serkit.progress import Step, no_steps
 from serkit.training.material import Material, load_data, read_data
 from serkit.training.recipe import CorpusTest, Recipe, load_recipe
-from serkit.training.run import list_work, load, predictions_table, read_provenance, set_threads, store
+from serkit.training.run import list_work, predictions_table, read_provenance, set_threads
+from serkit.training.stores import load, store
 
 
 def evaluate_on(

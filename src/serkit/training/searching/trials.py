@@ -26,8 +26,9 @@ from serkit.progress import Step, no_report, no_steps
 from serkit.training.material import Material
 from serkit.training.recipe import Recipe
 from serkit.training.recordings import Recordings
-from serkit.training.run import Stored, load, set_threads, store
+from serkit.training.run import set_threads
 from serkit.training.searching.space import SearchSection
+from serkit.training.stores import Stored, load, store
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def dev_folds(recipe: Recipe, section: SearchSection, manifest: Manifest) -> lis
                 raise InputError(
                     f"recipe {recipe.name}: fold {fold.name} has no dev part, and a search never sees test parts: "
                     "set protocol.dev=0.2"
+                )
+            if fold.dev_is_test:
+                raise InputError(
+                    f"recipe {recipe.name}: the dev part of fold {fold.name} is its test part, and a search never sees "
+                    "those: set protocol.dev_by=group"
                 )
             rng = np.random.default_rng([section.seed, seed, number])
             made.append(DevFold(fold.name, seed, _draw(fold, manifest, section.amount, rng), fold.dev))
@@ -180,6 +186,5 @@ def _key(recipe: Recipe, *sections: BaseModel) -> str:
 
 def kept_epoch(history: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Return the number, dev loss and dev UAR of the epoch whose weights training keeps."""
-    by_uar = recipe.training.monitor == "uar"
-    best = max(history, key=lambda line: line["dev_uar"] if by_uar else -line["dev_loss"])  # the first of equals
+    best = max(history, key=recipe.training.score)  # the first of equals
     return {name: best[name] for name in ("epoch", "dev_uar", "dev_loss")}
