@@ -5,10 +5,10 @@
 
 Two environments: this runs in serkit's, and FunASR in its own, which it starts with ``--funasr`` and which sees
 benchmarks/emotion2vec_funasr.py alone. To make one: ``python -m venv VENV``, then ``pip install torch==2.13.0``,
-``pip install --no-deps funasr==1.4.16`` and ``pip install numpy omegaconf soundfile librosa kaldiio tqdm requests PyYAML
-setuptools``. ``--conf`` are FunASR's ``model_conf`` as JSON, of base and maybe others. Recordings are those of RAVDESS and
-EmoDB under the folder SERKIT_DATA. No weights are needed: FunASR's class is given random ones, all of them, norms and
-ALiBi scales too, and saves a folder like the published ones, from which both sides read them.
+``pip install --no-deps funasr==1.4.16`` and ``pip install numpy omegaconf soundfile librosa kaldiio tqdm requests
+PyYAML setuptools``. ``--conf`` are FunASR's ``model_conf`` as JSON, of base and maybe others. Recordings are those of
+RAVDESS and EmoDB under the folder SERKIT_DATA. No weights are needed: FunASR's class is given random ones, all of them,
+norms and ALiBi scales too, and saves a folder like the published ones, from which both sides read them.
 
     parity   for every configuration: features and logits of noise of several lengths, each alone; all as one padded
              batch with ``reference=True`` against FunASR's class given the padding mask
@@ -127,7 +127,9 @@ def measure_parity(python: str, conf: dict[str, Any], folder: Path) -> dict[str,
 def list_recordings(count: int) -> list[str]:
     """Return ``count`` recordings of RAVDESS and EmoDB in turn, evenly spaced among all."""
     root = Path(os.environ.get("SERKIT_DATA", "../shared/data/audio"))
-    corpora = [sorted(p for p in (root / name).rglob("*") if p.suffix in (".wav", ".flac")) for name in ("ravdess", "emodb")]
+    corpora = [
+        sorted(p for p in (root / name).rglob("*") if p.suffix in (".wav", ".flac")) for name in ("ravdess", "emodb")
+    ]
     picked = [files[len(files) * number // -(-count // 2)] for number in range(-(-count // 2)) for files in corpora]
     return [str(path.resolve()) for path in picked[:count]]
 
@@ -256,7 +258,10 @@ def report_speed(result: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Print the table of speed; returns it with the ratios to compare."""
     walls, cpus, table = result["walls"], result["cpus"], {}
     print(f"\nFunASR chooses {result['threads_default']} threads; {count_cores()} cores\n")
-    print("row                core s / audio s  wall s / audio s   x processor time (range)   x wall (range)         difference")
+    print(
+        "row                core s / audio s  wall s / audio s   x processor time (range)   x wall (range)         "
+        "difference"
+    )
     for name in walls:
         other = ("funasr-list-" if "batch" in name else "funasr-") + ("cores" if name.endswith("cores") else "1")
         ratios = [[a / b for a, b in zip(times[other], times[name], strict=True)] for times in (cpus, walls)]
@@ -302,7 +307,9 @@ def main() -> None:
         if "speed" in parts:
             files = list_recordings(options.files)
             seconds = sum(soundfile.info(file).duration for file in files)
-            print(f"{len(files)} files, {seconds:.1f} s, {options.rounds} rounds, load before {result['load_before']:.1f}")
+            print(
+                f"{len(files)} files, {seconds:.1f} s, {options.rounds} rounds, load before {result['load_before']:.1f}"
+            )
             names = options.rows.split(",")
             found = measure_speed(options.funasr, folder, files, options.rounds, names)
             result["speed"] = report_speed(found, seconds)
