@@ -227,6 +227,7 @@ def measure_length(folder: Path, file: Path, python: str | None, memory: float) 
         funasr = Funasr(python, memory)
         try:
             funasr("open", folder=str(folder))
+            funasr("run", files=[str(folder / "warm.wav")], threads=1, together=False)
             return funasr("run", files=[str(file)], threads=1, together=False)
         except RuntimeError as error:
             return str(error)
@@ -242,6 +243,7 @@ def encode_alone(folder: str, file: str) -> None:
     """Print what :func:`measure_length` returns."""
     torch.set_num_threads(1)
     encoder = create_encoder("emotion2vec", weights=folder, layers=[12])
+    encoder(torch.zeros(1, RATE), torch.tensor([RATE]))
     wall, busy = time.perf_counter(), time.process_time()
     wave = torch.from_numpy(read_audio(file))[None]
     encoder(wave, torch.tensor([wave.shape[1]])).layers.mean(2)
@@ -253,6 +255,7 @@ def measure_lengths(python: str, folder: Path, seconds: list[int], memory: float
     """Return time and memory of either side for recordings of so many ``seconds``; FunASR stops where it fails."""
     results: dict[int, dict[str, Any]] = {}
     failed = ""
+    soundfile.write(folder / "warm.wav", np.zeros(RATE), RATE, subtype="PCM_16")
     for length in seconds:
         file = folder / f"{length}.wav"
         soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, length * RATE), RATE, subtype="PCM_16")

@@ -89,7 +89,7 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def position_bias_rows(self, size: int) -> Callable[[slice], Tensor] | None:
         if size <= WHOLE_BIAS:
             return None
-        positions = torch.arange(-self.prefixed, size)
+        positions = torch.arange(-self.prefixed, size, dtype=torch.float32)
         scale = self.alibi_scale.clamp(min=0) * self.slopes
 
         def rows(part: slice) -> Tensor:
