@@ -2,10 +2,9 @@
 
     python benchmarks/emotion2vec_bundle.py CHECKPOINT [--seconds 5 15 30]
 
-Exports the checkpoint as float32 and as int8, and computes noise of each length with both bundles, with serkit's own CPU
-path and with the plain module, in turn, so that a busy machine slows all alike. Prints processor seconds (least of
-``--rounds``), their ratio to the plain module, and how far the probabilities or embeddings of each length differ from
-it. Ends with one JSON line.
+Exports the checkpoint as float32 and as int8, and computes noise of each length with both bundles, with serkit's own
+CPU path and with the plain module, in turn, so that a busy machine slows all alike. Prints processor seconds (least of
+``--rounds``), their ratio to the plain module, and how far the embeddings differ from its. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -55,8 +54,13 @@ def main() -> None:
                     began = time.process_time()
                     compute()
                     times[key] = min(times.get(key, np.inf), time.process_time() - began)
-            row: dict[str, float] = {"seconds": seconds, **{f"cpu_{key}": round(value, 3) for key, value in times.items()}}
-            row |= {f"ratio_{key}": round(value / times["module"], 3) for key, value in times.items() if key != "module"}
+            row: dict[str, float] = {
+                "seconds": seconds,
+                **{f"cpu_{key}": round(value, 3) for key, value in times.items()},
+            }
+            row |= {
+                f"ratio_{key}": round(value / times["module"], 3) for key, value in times.items() if key != "module"
+            }
             wanted = dict(zip(graph.outputs, graph(batch, lengths), strict=True))["embedding"][0].numpy()
             for key, bundle in bundles.items():
                 row[f"difference_{key}"] = float(np.abs(bundle.run(waveform).embedding - wanted).max())
