@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkit.cli.app import Cache, Root, Workers, app, cache_folder
+from serkit.cli.app import Cache, Workers, app, cache_folder
 from serkit.cli.judge import print_report
 from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
@@ -17,38 +16,6 @@ from serkit.progress import show_steps
 
 if TYPE_CHECKING:
     from serkit.training.experiment import PlannedRun
-
-
-@app.command()
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
-    options: Annotated[list[str] | None, typer.Argument(help="the encoder's own, such as weights=DIR")] = None,
-    encoder: Annotated[str, typer.Option(help="see: serkit list encoders")] = "whisper",
-    granularity: Annotated[
-        str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")
-    ] = "utterance",
-    level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
-    trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
-    cache: Cache = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
-    root: Root = None,
-) -> None:
-    """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
-    from serkit.data.manifest import Manifest
-    from serkit.encoders.extract import EncoderSpec, extract, list_jobs, write_features
-    from serkit.training.recipe import parse_options
-
-    if granularity not in ("utterance", "frame"):
-        raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
-    jobs = list_jobs(Manifest.read(manifest, root))
-    spec = EncoderSpec(encoder, {**parse_options(options or []), "level": level, "trim": trim})
-    frames = granularity == "frame"
-    with show_steps() as step:
-        told = partial(step, "encoding")
-        features = extract(jobs, spec, cache or cache_folder(), frames, progress=told, device=device)
-    write_features(jobs, features, output, frames)
-    typer.echo(f"{output}: {len(jobs)} files, encoder fingerprint {features.folder.name}")
 
 
 @app.command()
