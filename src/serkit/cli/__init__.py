@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, features, learn, search, judge, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import recognise, corpora, loudness, features, learn, pretrain, search  # isort: skip
+from serkit.cli import judge, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
@@ -21,7 +22,9 @@ __all__ = [
     "loudness",
     "main",
     "papers",
+    "pretrain",
     "recognise",
     "search",
     "statistics",
+    "tables",
 ]

@@ -10,7 +10,7 @@ import typer
 
 from serkit.cli.app import Cache, Workers, app, cache_folder
 from serkit.cli.judge import print_report
-from serkit.errors import SerkitError
+from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
 from serkit.progress import show_steps
 
@@ -132,6 +132,12 @@ def convert(
             help="folder to write: model.safetensors with head.json or config.json, for Cai et al. a bundle",
         ),
     ],
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="emotion2vec: write a bundle, which recognises without PyTorch")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="a bundle with 8-bit matrix products: a quarter of the size")
+    ] = False,
 ) -> None:
     """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""
     from serkit.encoders.emotion2vec_folders import is_emotion2vec
@@ -139,27 +145,38 @@ def convert(
     from serkit.models.pepino import load_released, write_head
 
     if is_emotion2vec(source):
-        convert_emotion2vec(source, output)
+        convert_emotion2vec(source, output, bundle or int8, int8)
         return
     if is_cai_checkpoint(source):
         from serkit.export import export_checkpoint
 
-        agreement = export_checkpoint(source, output)
-        difference = agreement["max_probability_difference"]
-        typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
+        tell_agreement(output, export_checkpoint(source, output, int8))
         return
+    if bundle or int8:
+        raise InputError(f"{source}: is a head without an encoder, and a bundle takes recordings: leave out --bundle")
     made = load_released(source)
     write_head(made, output, Path(source).name)
     streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
     typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
 
 
-def convert_emotion2vec(source: str, output: Path) -> None:
-    """Write a checkpoint of emotion2vec as serkit's own folder and tell what was found in it."""
+def tell_agreement(output: Path, agreement: dict[str, float]) -> None:
+    """Tell that a bundle was written, and how it agrees with PyTorch."""
+    difference = agreement["max_probability_difference"]
+    typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
+
+
+def convert_emotion2vec(source: str, output: Path, bundle: bool, int8: bool) -> None:
+    """Write a checkpoint of emotion2vec as serkit's own folder, or as a bundle, and tell what was found in it."""
     from serkit.encoders.emotion2vec_files import read_emotion2vec, write_emotion2vec
 
     checkpoint = read_emotion2vec(source)
-    write_emotion2vec(output, checkpoint)
-    typer.echo(f"{output}: written")
+    if bundle:
+        from serkit.export import export_emotion2vec
+
+        tell_agreement(output, export_emotion2vec(checkpoint, output, int8))
+    else:
+        write_emotion2vec(output, checkpoint)
+        typer.echo(f"{output}: written")
     for line in checkpoint.describe():
         typer.echo(f"  {line}")

@@ -95,7 +95,7 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def prefix(self, x: Tensor) -> Tensor:
         """Put the normalised utterance tokens before ``x (B, T, D)``: ``(B, K + T, D)``."""
         assert self.encoder is not None and self.encoder.layer_norm is not None
-        tokens = self.encoder.layer_norm(self.utterance_tokens).expand(len(x), -1, -1)
+        tokens = self.encoder.layer_norm(self.utterance_tokens).expand(x.shape[0], -1, -1)
         return torch.cat([self.drop(tokens, self.regularisation.dropout).to(x.dtype), x], 1)
 
     def run_blocks(

@@ -28,3 +28,8 @@ def load_pretraining(name: str | Path, overrides: Sequence[str] = ()) -> Pretrai
         return PretrainRecipe.model_validate(tree)
     except ValidationError as error:
         raise InputError(f"recipe {name}: {explain(error, PretrainRecipe)}") from error
+
+
+def read_summary(name: str) -> str:
+    """Return what a recipe says of itself."""
+    return load_pretraining(name).summary

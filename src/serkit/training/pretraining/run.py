@@ -17,7 +17,6 @@ from torch import nn
 
 from serkit.cores import count_cores
 from serkit.data.files import write_json, write_text
-from serkit.encoders.emotion2vec import Emotion2vecEncoder
 from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, init_from_data2vec2, write_emotion2vec
 from serkit.errors import InputError
 from serkit.processes import count_processes, distributed, leads, wait_for_all
@@ -97,17 +96,13 @@ def create_method(recipe: PretrainRecipe) -> tuple[Distillation, tuple[str, ...]
 
 
 def write_encoders(method: Distillation, recipe: PretrainRecipe, folder: Path) -> None:
-    """Write the student with the decoder as ``encoder/`` and the teacher as ``teacher/``."""
+    """Write the student with the decoder as ``encoder/``, the teacher with the student's front end as ``teacher/``."""
     notes = (f"pretrained by serkit {version('serkit')}, recipe {recipe.name}",)
     decoder = {name: value.detach() for name, value in method.decoder.state_dict().items()}
     for name, encoder, beside in (("teacher", method.teacher_encoder(), None), ("encoder", method.student, decoder)):
-        state = _state(encoder)
+        state = {name: value.detach() for name, value in encoder.state_dict().items()}
         made = Emotion2vecCheckpoint(recipe.name, encoder.config, state, decoder=beside, notes=notes)
         write_emotion2vec(folder / name, made)
-
-
-def _state(encoder: Emotion2vecEncoder) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in encoder.state_dict().items()}
 
 
 def count_parameters(module: nn.Module) -> int:
