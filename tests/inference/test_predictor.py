@@ -20,6 +20,7 @@ from serkit.errors import AudioError, InputError
 from serkit.inference import predictor as module
 from serkit.inference.bundle import Outputs
 from serkit.inference.predictor import Prediction, Predictor
+from serkit.inference.windows import cut
 
 from .conftest import CLASSES
 
@@ -41,7 +42,7 @@ def seen(predictor, monkeypatch):
     """The windows that reach the model, which answers with their loudness."""
     windows = []
 
-    def run(waveform, keep=None):
+    def run(waveform, keep=None, frames=False):
         windows.append(waveform.copy())
         first = float(np.abs(waveform).max())
         return Outputs(np.array([first, 1 - first, 0, 0]), np.full(3, first), np.zeros((1, 4)))
@@ -291,9 +292,9 @@ def test_a_long_silent_recording_is_refused(predictor):
 def test_windows_do_not_depend_on_how_the_file_is_read(predictor, samples, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, samples), max_size=12)))
     waveform = np.arange(samples, dtype=np.float32)
-    pieces = list(predictor._windows(np.split(waveform, cuts)))
-    whole = list(predictor._windows([waveform]))
-    assert [len(piece) for piece in pieces] == [len(piece) for piece in whole]
+    pieces = [piece for piece, _ in cut(np.split(waveform, cuts), predictor.card)]
+    whole = list(cut([waveform], predictor.card))
+    assert [len(piece) for piece in pieces] == [len(piece) for piece, _ in whole] == [own for _, own in whole]
     np.testing.assert_array_equal(np.concatenate(pieces), waveform)
     assert all(0 < len(piece) <= WINDOW for piece in pieces)
     assert min(map(len, pieces)) >= WINDOW // 2 or samples < WINDOW

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, learn, search, judge, tables, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import recognise, corpora, loudness, learn, pretrain, search  # isort: skip
+from serkit.cli import judge, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
@@ -20,6 +21,7 @@ __all__ = [
     "loudness",
     "main",
     "papers",
+    "pretrain",
     "recognise",
     "search",
     "statistics",

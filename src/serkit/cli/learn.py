@@ -151,9 +151,10 @@ def export(
 @app.command()
 def convert(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="a head of Pepino et al. 2021 (joblib file or .npz) or a checkpoint folder of Cai et al. 2021"
+            help="a head of Pepino et al. 2021 (joblib file or .npz), a checkpoint folder of Cai et al. 2021, or "
+            "emotion2vec (folder, .pt file, hub name or preset)"
         ),
     ],
     output: Annotated[
@@ -161,14 +162,18 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            help="folder to write: for a head model.safetensors and head.json, for a checkpoint a bundle",
+            help="folder to write: model.safetensors with head.json or config.json, for Cai et al. a bundle",
         ),
     ],
 ) -> None:
-    """Turn a foreign head into safetensors and JSON, a checkpoint into a bundle; nothing in the source is executed."""
+    """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""
+    from serkit.encoders.emotion2vec_folders import is_emotion2vec
     from serkit.models.cai import is_cai_checkpoint
     from serkit.models.pepino import load_released, write_head
 
+    if is_emotion2vec(source):
+        convert_emotion2vec(source, output)
+        return
     if is_cai_checkpoint(source):
         from serkit.export import export_checkpoint
 
@@ -177,6 +182,17 @@ def convert(
         typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
         return
     made = load_released(source)
-    write_head(made, output, source.name)
+    write_head(made, output, Path(source).name)
     streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
     typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
+
+
+def convert_emotion2vec(source: str, output: Path) -> None:
+    """Write a checkpoint of emotion2vec as serkit's own folder and tell what was found in it."""
+    from serkit.encoders.emotion2vec_files import read_emotion2vec, write_emotion2vec
+
+    checkpoint = read_emotion2vec(source)
+    write_emotion2vec(output, checkpoint)
+    typer.echo(f"{output}: written")
+    for line in checkpoint.describe():
+        typer.echo(f"  {line}")

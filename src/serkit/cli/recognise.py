@@ -107,9 +107,11 @@ def list_things(kind: Annotated[Kind, typer.Argument(help="what to list")]) -> N
 
         rows = [(name, protocol.summary) for name, protocol in PROTOCOLS.items()]
     elif kind is Kind.recipes:
+        from serkit.training.pretraining.recipe import read_summary as read_pretraining_summary
         from serkit.training.recipe import list_recipes, read_summary
 
         rows = [(name, read_summary(name)) for name in list_recipes()]
+        rows += [(name, f"pretrain: {read_pretraining_summary(name)}") for name in list_recipes("pretrain")]
     else:
         from serkit.inference.bundle import DEFAULT, read_card
 

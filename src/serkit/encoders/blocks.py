@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from serkit.encoders.front import frame_mask
 from serkit.encoders.regularise import Regularised
+from serkit.encoders.rows import convolve, suits
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class FrontEnd(nn.Module):
         self.strides = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        if suits(self.conv_layers, self.strides, waveforms):
+            return convolve(self.conv_layers, self.strides, waveforms)
         x = waveforms[:, None, :]
         for layer, (kernel, stride) in zip(self.conv_layers, self.strides, strict=True):
             if lengths is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from serkit.encoders.base import EncoderEntry, FrameFeatures, register
 from serkit.encoders.blocks import Attention, Wav2Vec2Config
 from serkit.encoders.wav2vec2 import Wav2Vec2Encoder
+
+if TYPE_CHECKING:
+    from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,14 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def run_blocks(
         self, x: Tensor, mask: Tensor | None, bias: Tensor | None, sizes: list[int] | None = None
     ) -> dict[int | str, Tensor]:
-        assert bias is not None
-        if mask is not None:
-            keys = F.pad(mask, (self.prefixed, 0), value=True)
-            bias = bias.masked_fill(~keys[:, None, None, :], -torch.inf)  # once for all blocks
-        return super().run_blocks(x, None, bias)
+        return super().run_blocks(x, None, self.mask_bias(bias, mask))
+
+    def mask_bias(self, bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Return ``bias`` of attention scores such that only frames of ``mask (B, T)`` are attended to, and tokens."""
+        if bias is None or mask is None:
+            return bias
+        keys = F.pad(mask, (self.prefixed, 0), value=True)
+        return bias.masked_fill(~keys[:, None, None, :], -torch.inf)  # once for all blocks
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -129,13 +136,27 @@ def create_tiny() -> Emotion2vecEncoder:
 
 
 def create(
-    weights: str,
+    weights: str | Emotion2vecCheckpoint,
     layers: Sequence[int | str] | None = None,
     precision: str = "fp32",
     reference: bool = False,
 ) -> Emotion2vecEncoder:
-    """Load emotion2vec from ``weights``; ``layers``, ``precision`` and ``reference`` as for the class."""
-    raise NotImplementedError
+    """Load emotion2vec from ``weights``; ``layers``, ``precision`` and ``reference`` as for the class.
+
+    ``weights`` is anything that :func:`~serkit.encoders.emotion2vec_files.read_emotion2vec` reads, or what it returned.
+    """
+    from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, read_emotion2vec  # which needs the sizes above
+
+    if isinstance(weights, Emotion2vecCheckpoint):  # its owner keeps it: what is trained is a copy
+        state = {key: tensor.clone() for key, tensor in weights.state.items()}
+        checkpoint = replace(weights, state=state)
+    else:
+        checkpoint = read_emotion2vec(weights)
+    with torch.device("meta"):  # shapes only: no time for random numbers that are replaced at once
+        built = Emotion2vecEncoder("emotion2vec", checkpoint.config, layers, precision, reference)
+    built.slopes, built.mask_vector = alibi_slopes(checkpoint.config.heads), torch.zeros(built.dim)
+    built.load_state_dict({key: checkpoint.state[key] for key in built.state_dict()}, assign=True)
+    return built.eval()
 
 
 register(EncoderEntry("emotion2vec", "emotion2vec and emotion2vec+ from weights=", create, create_tiny))

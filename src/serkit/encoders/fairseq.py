@@ -56,8 +56,8 @@ def convert_checkpoint(
                 break
         state[key] = tensor
     found = plain({"cfg": content.get("cfg"), "args": content.get("args")})
-    settings = next((item for item in _mappings(found) if {"conv_feature_layers", "layer_norm_first"} <= set(item)), {})
-    normalise = next((item["normalize"] for item in _mappings(found) if isinstance(item.get("normalize"), bool)), None)
+    settings = next((item for item in mappings(found) if {"conv_feature_layers", "layer_norm_first"} <= set(item)), {})
+    normalise = next((item["normalize"] for item in mappings(found) if isinstance(item.get("normalize"), bool)), None)
     preprocessor = {} if normalise is None else {"do_normalize": normalise}
     try:
         return state, _config(state, settings), preprocessor
@@ -110,7 +110,7 @@ def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
     return layers
 
 
-def _mappings(tree: Any) -> Iterator[dict[str, Any]]:
+def mappings(tree: Any) -> Iterator[dict[str, Any]]:
     """Yield every dict inside ``tree``, outer ones first."""
     level = [tree]
     while level:

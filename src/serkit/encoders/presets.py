@@ -20,6 +20,11 @@ def _hub(name: str, repository: str, summary: str, family: str = "wav2vec2") -> 
     return Preset(name, family, {"weights": repository}, f"{summary}; {repository}")
 
 
+def _emotion2vec(name: str, summary: str) -> Preset:
+    repository = f"emotion2vec/emotion2vec_{name.replace('-', '_')}"
+    return _hub(f"emotion2vec-{name}", repository, summary, "emotion2vec")
+
+
 _ALL = [
     _hub("wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 12 blocks of 768, 960 h of English"),
     _hub("wav2vec2-base-960h", "facebook/wav2vec2-base-960h", "the same, fine-tuned to recognise speech"),
@@ -35,6 +40,11 @@ _ALL = [
     _hub("wavlm-large", "microsoft/wavlm-large", "WavLM, 24 blocks of 1024, 94000 h of English", "wavlm"),
     _hub("data2vec-audio-base", "facebook/data2vec-audio-base", "data2vec, 12 blocks of 768, 960 h of English"),
     _hub("data2vec-audio-large", "facebook/data2vec-audio-large", "data2vec, 24 blocks of 1024, 960 h of English"),
+    _emotion2vec("base", "emotion2vec, 4 + 8 blocks of 768, 262 h of emotional English"),
+    _emotion2vec("base-finetuned", "the same, fine-tuned to recognise emotion"),
+    _emotion2vec("plus-seed", "emotion2vec+, 9 classes, 201 h of labelled speech"),
+    _emotion2vec("plus-base", "emotion2vec+, 9 classes, 4788 h"),
+    _emotion2vec("plus-large", "emotion2vec+, 9 classes, 4 + 8 blocks of 1024, 42526 h"),
     Preset("whisper-base", "whisper", {"weights": "whisper-base-3blocks"}, "packaged: first 3 of 6 blocks of 512"),
 ]
 

@@ -272,7 +272,10 @@ def read_config(checkpoint: Checkpoint, model_types: Sequence[str] = MODEL_TYPES
     if not config:
         raise InputError(f"{checkpoint.source}: there is no config.json beside the weights: put the model's there")
     if kind not in model_types:
-        family = next((name for name in ("wav2vec2", "wavlm") if kind == name or kind in MODEL_TYPES), "transformers")
+        family = next(
+            (name for name in ("wav2vec2", "wavlm", "emotion2vec") if kind == name or kind in MODEL_TYPES),
+            "transformers",
+        )
         raise InputError(f"{checkpoint.source}: is a {kind} checkpoint: use the encoder {family!r}")
     data2vec = kind == "data2vec-audio"
     unsupported = [key for key in ("hidden_act", "feat_extract_activation") if config.get(key, "gelu") != "gelu"]

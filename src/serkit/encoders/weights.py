@@ -139,18 +139,27 @@ def is_hub_name(source: str) -> bool:
     return named is not None and Path(source).suffix not in (".safetensors", ".bin", ".pt", ".pth")
 
 
+def from_hub(name: str, patterns: list[str], weights: tuple[str, ...]) -> Path:
+    """Return the folder of ``name``: the local cache if it has files ending in ``weights``, or a download.
+
+    Only files that ``patterns`` fit are fetched. Raises ``InputError`` when the hub refuses or cannot be reached.
+    """
+    folder = _cached(name)
+    if folder is not None and any(file.suffix in weights for file in folder.iterdir()):
+        return folder
+    return _download(name, patterns)
+
+
 def _from_hub(name: str) -> Path:
     return _cached(name) or _download(name, ["config.json", "*.safetensors", "*.safetensors.index.json"])
 
 
 def _checkpoint_from_hub(name: str) -> Path:
     """Return the folder of ``name``: what is in the local cache, then safetensors, then ``pytorch_model.bin``."""
-    folder = _cached(name)
-    if folder is not None and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
-        return folder
     settings = ["config.json", "preprocessor_config.json"]
-    folder = _download(name, [*settings, "model*.safetensors", "model.safetensors.index.json"])
-    if any(folder.glob("model*.safetensors")):
+    safe = [*settings, "model*.safetensors", "model.safetensors.index.json"]
+    folder = from_hub(name, safe, (".safetensors", ".bin"))
+    if any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
         return folder
     return _download(name, [*settings, "pytorch_model*.bin", "pytorch_model.bin.index.json"])
 

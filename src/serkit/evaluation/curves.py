@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def draw_learning_curves(
     return figure
 
 
-def read_history(run_folder: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of ``history.jsonl`` of a run, one for each epoch; raises ``InputError`` naming the file."""
+def read_history(run_folder: str | Path, keys: Collection[str] = ("seed", "fold", "epoch")) -> list[dict[str, Any]]:
+    """Return the lines of ``history.jsonl`` of a run, all with ``keys``; raises ``InputError`` naming the file."""
     path = Path(run_folder) / "history.jsonl"
     if not path.is_file():
         raise InputError(f"{path}: no such history: train first, or name the folder of a finished run")
@@ -117,8 +117,8 @@ def read_history(run_folder: str | Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:
         raise InputError(f"{path}: cannot be read as JSON lines: {str(error).splitlines()[0]}") from error
-    if not lines or not all(isinstance(line, dict) and {"seed", "fold", "epoch"} <= line.keys() for line in lines):
-        raise InputError(f"{path}: must hold lines with seed, fold and epoch")
+    if not lines or not all(isinstance(line, dict) and set(keys) <= line.keys() for line in lines):
+        raise InputError(f"{path}: must hold lines with {', '.join(keys)}")
     return lines
 
 

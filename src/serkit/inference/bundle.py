@@ -5,6 +5,9 @@ The graph takes ``waveforms (B, S)`` float32 at 16 kHz and ``lengths (B,)`` int6
 model with other ``tasks`` also returns, of these what it has: ``ctc_logits (B, T, V)``, scores of symbols, and
 ``ctc_lengths (B,)``, the frames of them that count; ``speaker_logits (B, K)``, ``gender_logits (B, K)``; ``affect
 (B, A)`` in the units of the manifest: arousal, valence and dominance in [0, 1].
+
+Where the head is a linear map of the mean over time, as in emotion2vec, the graph may also return ``frames (B, T, D)``,
+the embeddings of single frames, and a card without classes is allowed: such a bundle gives features alone.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from serkit.errors import InputError
 FORMAT = 1
 TASKS = {"ctc": "symbols", "speaker": "classes", "gender": "classes", "affect": "dimensions"}
 """Tasks beside emotion, and what ``serkit.json`` names of them."""
+AVERAGES = ("probabilities", "logits")
+"""What may be averaged over the windows and the frames of a recording."""
 DEFAULT = Path(str(resources.files("serkit") / "pretrained" / "default"))
 
 
@@ -31,7 +36,10 @@ class Card:
     """What ``serkit.json`` says of a bundle. Times are in seconds, ``frame_rate`` in frames per second.
 
     ``tasks`` are those beside emotion: ``ctc`` with its ``symbols``, ``speaker`` and ``gender`` with their ``classes``,
-    ``affect`` with its ``dimensions``.
+    ``affect`` with its ``dimensions``. ``average`` is what of windows and segments is averaged: probabilities, or the
+    logits of their frames where the head is linear in the mean over time; windows of such a bundle overlap by so much
+    that together they have the frames of the whole recording. ``tokens`` are the classes in the spelling of the
+    system that the model comes from.
     """
 
     name: str
@@ -48,11 +56,26 @@ class Card:
     details: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     tasks: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    average: str = "probabilities"
+    tokens: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
-        """Return the card as JSON-ready values; ``tasks`` only where there are any."""
-        values = {**asdict(self), "classes": list(self.classes)}
-        return values if self.tasks else {name: value for name, value in values.items() if name != "tasks"}
+        """Return the card as JSON-ready values; what came later than the format only where it says something."""
+        values = {**asdict(self), "classes": list(self.classes), "tokens": list(self.tokens)}
+        unsaid = {"tasks": {}, "average": "probabilities", "tokens": []}
+        return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for values that do not fit each other."""
+        if not (self.temperature > 0 and 0 < self.min_seconds <= self.window_seconds):
+            raise ValueError("temperature and times must be positive, min_seconds at most window_seconds")
+        for task, told in self.tasks.items():
+            if list(told) != [TASKS.get(task)] or not told[TASKS[task]]:
+                raise ValueError(f"task {task!r} is not known, or does not name its {TASKS.get(task, 'outputs')}")
+        if self.average not in AVERAGES:
+            raise ValueError(f"average is {' or '.join(AVERAGES)}, not {self.average!r}")
+        if self.tokens and len(self.tokens) != len(self.classes):
+            raise ValueError(f"{len(self.tokens)} tokens for {len(self.classes)} classes")
 
 
 @dataclass(frozen=True)
@@ -60,13 +83,15 @@ class Outputs:
     """What a graph says: ``probabilities (C,)``, ``embedding (D,)`` and ``frame_probabilities (T, C)``.
 
     ``others`` are the tasks beside emotion by name: probabilities of symbols ``(T, V)`` for "ctc", of classes ``(K,)``
-    for "speaker" and "gender"; the dimensions ``(A,)`` of "affect".
+    for "speaker" and "gender"; the dimensions ``(A,)`` of "affect". ``frames (T, D)`` are there when asked for. Without
+    classes ``C`` is 0.
     """
 
     probabilities: np.ndarray
     embedding: np.ndarray
     frame_probabilities: np.ndarray
     others: dict[str, np.ndarray] = field(default_factory=dict)
+    frames: np.ndarray | None = None
 
 
 class Bundle:
@@ -95,9 +120,12 @@ class Bundle:
     def _check_graph(self, path: Path) -> None:
         takes = {item.name for item in self.session.get_inputs()}
         gives = {item.name: item.shape for item in self.session.get_outputs()}
-        if takes != {"waveforms", "lengths"} or not {"logits", "embedding", "frame_logits"} <= set(gives):
+        wanted = {"logits", "embedding", "frame_logits"} if self.card.classes else {"embedding", "frames"}
+        if takes != {"waveforms", "lengths"} or not wanted <= set(gives):
             raise InputError(f"{path}: is not a model of a serkit bundle: give a folder made by serkit export")
-        sizes = {"logits": len(self.card.classes)} | {output: len(names) for output, names in self._named().items()}
+        self.gives_frames = "frames" in gives
+        sizes = {output: len(names) for output, names in self._named().items()}
+        sizes |= {"logits": len(self.card.classes)} if self.card.classes or "logits" in gives else {}
         for output, named in sizes.items():
             if output not in gives:
                 raise InputError(f"{path}: has no output {output}, which serkit.json names: export it again")
@@ -112,10 +140,16 @@ class Bundle:
             for name, told in self.card.tasks.items()
         }
 
-    def run(self, waveform: np.ndarray, keep: np.ndarray | None = None) -> Outputs:
-        """Recognise one ``waveform (S,)`` float32 at 16 kHz; ``keep (C,)`` booleans restrict the candidate classes."""
+    def run(self, waveform: np.ndarray, keep: np.ndarray | None = None, frames: bool = False) -> Outputs:
+        """Recognise one ``waveform (S,)`` float32 at 16 kHz; ``keep (C,)`` booleans restrict the candidate classes.
+
+        With ``frames`` the embeddings of frames come too; raises ``InputError`` where the bundle has none.
+        """
+        if frames and not self.gives_frames:
+            raise InputError(f"{self.card.name}: the bundle gives no embeddings of frames, only of utterances")
         feed = {"waveforms": waveform[None], "lengths": np.array([len(waveform)], np.int64)}
-        names = ["logits", "embedding", "frame_logits", *self._named()]
+        names = ["embedding", *self._named(), *(["frames"] if frames else [])]
+        names += ["logits", "frame_logits"] if self.card.classes else ["frame_lengths"]
         names += ["ctc_lengths"] if "ctc" in self.card.tasks else []
         given = dict(zip(names, self.session.run(names, feed), strict=True))
         others = {}
@@ -123,8 +157,11 @@ class Bundle:
             values = given[output][0].astype(np.float64)
             values = values[: int(given["ctc_lengths"][0])] if task == "ctc" else values
             others[task] = values if task == "affect" else softmax(values)
-        frames = self._calibrate(given["frame_logits"][0], keep)
-        return Outputs(self._calibrate(given["logits"][0], keep), given["embedding"][0], frames, others)
+        embedding, every = given["embedding"][0], given["frames"][0] if frames else None
+        if not self.card.classes:
+            return Outputs(np.zeros(0), embedding, np.zeros((int(given["frame_lengths"][0]), 0)), others, every)
+        probabilities, around = (self._calibrate(given[name][0], keep) for name in ("logits", "frame_logits"))
+        return Outputs(probabilities, embedding, around, others, every)
 
     def _calibrate(self, logits: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
         scaled = logits.astype(np.float64) / self.card.temperature
@@ -152,12 +189,9 @@ def read_card(folder: Path) -> Card:
             raise InputError(
                 f"{path}: is of format {fields.get('format')}, this serkit reads {FORMAT}: export it again"
             )
-        card = Card(**{**fields, "classes": tuple(fields["classes"])})
-        if not (card.temperature > 0 and 0 < card.min_seconds <= card.window_seconds):
-            raise ValueError("temperature and times must be positive, min_seconds at most window_seconds")
-        for task, told in card.tasks.items():
-            if list(told) != [TASKS.get(task)] or not told[TASKS[task]]:
-                raise ValueError(f"task {task!r} is not known, or does not name its {TASKS.get(task, 'outputs')}")
+        named = {name: tuple(fields[name]) for name in ("classes", "tokens") if name == "classes" or name in fields}
+        card = Card(**{**fields, **named})
+        card.check()
         return card
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is damaged: {error}") from error

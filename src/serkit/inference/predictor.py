@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from serkit.cores import count_cores
-from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK, Source, source_name, stream_audio, to_16k_mono
+from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_16k_mono
 from serkit.data.clips import Clip
 from serkit.data.text import CharTokenizer
-from serkit.errors import AudioError, InputError, nearest
+from serkit.errors import InputError, nearest
 from serkit.inference.bundle import DEFAULT, TASKS, Bundle
+from serkit.inference.windows import Hearing, check_segment, hear
+from serkit.inference.workers import each_in_order
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One window of a long recording; times in seconds."""
+    """A part of a recording; times in seconds."""
 
     start: float
     end: float
@@ -42,10 +43,10 @@ class Prediction:
     """What is expressed in a recording.
 
     ``probabilities`` are calibrated and add up to one; ``label`` is the most probable class. ``start`` and ``end`` are
-    in seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, and
-    ``embedding (D,)`` is there when asked for. What models with further tasks say: ``text`` is what they hear, one
-    window's after the other's; ``others`` has the probabilities of "speaker" and "gender" and the dimensions of
-    "affect", averaged over windows by length.
+    in seconds of the file. ``segments`` has one entry per window of a recording longer than the bundle's window, or per
+    so many seconds as were asked for, and ``embedding (D,)`` is there when asked for. What models with further tasks
+    say: ``text`` is what they hear, one window's after the other's; ``others`` has the probabilities of "speaker" and
+    "gender" and the dimensions of "affect", averaged over windows by length.
     """
 
     id: str
@@ -99,11 +100,16 @@ class Predictor:
 
     A recording longer than the bundle's window is cut into windows of equal length that do not overlap; silent ones are
     left out, and the rest are averaged by length. It is decoded as a stream, so memory does not grow with its length.
+    Raises ``InputError`` for a bundle without classes, which gives features alone.
     """
 
     def __init__(self, bundle: str | Path = DEFAULT) -> None:
         self.bundle = Bundle(bundle)
         self.card = self.bundle.card
+        if not self.card.classes:
+            raise InputError(
+                f"{bundle}: knows no classes, only features: take a model with a head, or serkit predict --format funasr"
+            )
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
 
@@ -116,15 +122,18 @@ class Predictor:
         end: float | None = None,
         labels: Iterable[str] | None = None,
         embedding: bool = False,
+        segment: float | None = None,
         id: str | None = None,
     ) -> Prediction:
         """Recognise a file (path or open, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
 
-        ``labels`` restricts the candidate classes: the others get probability zero. Raises
+        ``labels`` restricts the candidate classes: the others get probability zero. With ``segment`` the prediction has
+        a segment for every so many seconds, from the probabilities around each frame. Raises
         :class:`~serkit.errors.AudioError` for a recording that cannot be decoded, is silent, or is shorter than the
         bundle's ``min_seconds``.
         """
         keep = self._candidates(labels)
+        check_segment(self.card, segment)
         if isinstance(audio, np.ndarray):
             if start is not None or end is not None:
                 raise InputError("start and end are for files: slice the array instead")
@@ -132,40 +141,43 @@ class Predictor:
         else:
             name, blocks = id or source_name(audio), stream_audio(audio, start, end)
         origin = start or 0.0
-        segments, vectors, weights, position = [], [], [], 0
-        told: list[dict[str, np.ndarray]] = []
-        peak = 0.0
-        for window in self._windows(blocks):
-            begin, position = position, position + len(window)
-            loudest = float(np.abs(window).max(initial=0.0))
-            peak = max(peak, loudest)
-            if loudest < SILENCE_PEAK or len(window) < self.card.min_seconds * SAMPLING_RATE:
-                continue
-            outputs = self.bundle.run(window, keep)
-            probabilities = dict(zip(self.card.classes, outputs.probabilities.tolist(), strict=True))
-            times = (origin + begin / SAMPLING_RATE, origin + position / SAMPLING_RATE)
-            segments.append(Segment(*times, max(probabilities, key=probabilities.__getitem__), probabilities))
-            weights.append(len(window))
-            told.append(outputs.others)
-            if embedding:
-                vectors.append(outputs.embedding)
-        if not segments:
-            self._refuse(name, position / SAMPLING_RATE, peak)
-        share = np.array(weights) / sum(weights)
-        mean = share @ np.array([list(segment.probabilities.values()) for segment in segments])
-        probabilities = dict(zip(self.card.classes, mean.tolist(), strict=True))
+        heard = hear(self.bundle, blocks, keep, scores=segment is not None)
+        if not heard.windows:
+            raise heard.refuse(name)
+        told = [window.outputs.others for window in heard.windows]
+        probabilities = self._named(heard.probabilities)
         return Prediction(
             id=name,
             start=origin,
-            end=origin + position / SAMPLING_RATE,
+            end=origin + heard.samples / SAMPLING_RATE,
             label=max(probabilities, key=probabilities.__getitem__),
             probabilities=probabilities,
             model=self.card.name,
-            segments=tuple(segments) if position > self._window else (),
-            embedding=share @ np.array(vectors) if embedding else None,
+            segments=self._segments(heard, origin, segment),
+            embedding=heard.embedding if embedding else None,
             text=self._decode(told),
-            others=self._average(told, share),
+            others=self._average(told, heard.shares),
         )
+
+    def _named(self, probabilities: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.card.classes, probabilities.tolist(), strict=True))
+
+    def _segments(self, heard: Hearing, origin: float, seconds: float | None) -> tuple[Segment, ...]:
+        """Return segments of that many ``seconds``; None: the windows, where the recording has several."""
+        if seconds is not None:
+            parts = heard.segments(seconds)
+        elif heard.long:
+            parts = [
+                (each.start / SAMPLING_RATE, each.end / SAMPLING_RATE, each.outputs.probabilities)
+                for each in heard.windows
+            ]
+        else:
+            parts = []
+        found = []
+        for start, end, values in parts:
+            named = self._named(values)
+            found.append(Segment(origin + start, origin + end, max(named, key=named.__getitem__), named))
+        return tuple(found)
 
     def _decode(self, told: Sequence[dict[str, np.ndarray]]) -> str | None:
         """Return what was heard: the best symbol of every frame, repeats merged, windows joined by a space."""
@@ -190,50 +202,26 @@ class Predictor:
         workers: int | None = None,
         labels: Iterable[str] | None = None,
         embedding: bool = False,
+        segment: float | None = None,
     ) -> Iterator[tuple[Clip, Prediction | InputError]]:
         """Recognise many recordings on all cores; yields each with its prediction, or its error, in the order given.
 
         At most a few clips per worker are under way at once, so a million files need no more memory than ten.
         """
-        workers = workers or count_cores()
         names = None if labels is None else list(labels)
         self._candidates(names)
-        with ThreadPoolExecutor(workers) as pool:
-            pending: list[tuple[Clip, Future[Prediction | InputError]]] = []
-            for clip in clips:
-                pending.append((clip, pool.submit(self._predict_clip, clip, names, embedding)))
-                if len(pending) >= 4 * workers:
-                    first, future = pending.pop(0)
-                    yield first, future.result()
-            for clip, future in pending:
-                yield clip, future.result()
+        check_segment(self.card, segment)
+        work = partial(self._predict_clip, labels=names, embedding=embedding, segment=segment)
+        return each_in_order(work, clips, workers)
 
-    def _predict_clip(self, clip: Clip, labels: list[str] | None, embedding: bool) -> Prediction | InputError:
+    def _predict_clip(
+        self, clip: Clip, labels: list[str] | None, embedding: bool, segment: float | None
+    ) -> Prediction | InputError:
+        chosen: dict[str, Any] = {"labels": labels, "embedding": embedding, "segment": segment}
         try:
-            return self.predict(
-                clip.audio, start=clip.start, end=clip.end, labels=labels, embedding=embedding, id=clip.id
-            )
+            return self.predict(clip.audio, start=clip.start, end=clip.end, id=clip.id, **chosen)
         except InputError as error:
             return error
-
-    @property
-    def _window(self) -> int:
-        return round(self.card.window_seconds * SAMPLING_RATE)
-
-    def _windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Cut a stream of blocks into windows; a rest shorter than half a window is shared with the one before it."""
-        buffer = np.zeros(0, np.float32)
-        for block in blocks:
-            buffer = np.concatenate([buffer, block])
-            while len(buffer) >= 2 * self._window:
-                yield buffer[: self._window]
-                buffer = buffer[self._window :]
-        if len(buffer) <= self._window:
-            yield buffer
-        else:
-            half = (len(buffer) + 1) // 2
-            yield buffer[:half]
-            yield buffer[half:]
 
     def _candidates(self, labels: Iterable[str] | None) -> np.ndarray | None:
         if labels is None:
@@ -245,8 +233,3 @@ class Predictor:
             if name not in self.card.classes:
                 raise InputError(f"labels: the model has no class {name!r}{nearest(name, self.card.classes)}")
         return np.array([name in names for name in self.card.classes])
-
-    def _refuse(self, name: str, seconds: float, peak: float) -> None:
-        if seconds < self.card.min_seconds:
-            raise AudioError(f"{name}: is too short ({seconds:.3f} s): at least {self.card.min_seconds:g} s are needed")
-        raise AudioError(f"{name}: is silent (peak {20 * np.log10(max(peak, 1e-12)):.0f} dB full scale)")

@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from serkit.errors import InputError
 from serkit.models.heads import Ensemble, parameters_behind_pooling
 from serkit.models.model import Model, Waveforms
 from serkit.models.norms import BatchNorm, settle_norms
@@ -28,6 +27,7 @@ from serkit.models.tasks import Task, View
 from serkit.training.batching import MicroBatch, cut_step, deal, plan_epoch, read_ahead
 from serkit.training.checkpoint import Progress
 from serkit.training.fit import TrainingOptions, schedule_factor
+from serkit.training.together import add_up, create_accelerator, draw_seed
 from serkit.training.tuning import FinetuneOptions, half_precision, load_trained, parameter_groups, trained_state
 from serkit.training.waveforms import WaveformSet
 
@@ -79,13 +79,6 @@ def finetune(
     return state.history
 
 
-def create_accelerator(device: str) -> Accelerator:
-    """Return the processes that train together: one, or those that ``accelerate launch`` started."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no GPU here")
-    return Accelerator(cpu=device == "cpu")
-
-
 def _train_epoch(
     model: Model,
     train: WaveformSet,
@@ -117,7 +110,7 @@ def _train_epoch(
         if training.balance == "count":
             counts = counts / counts[list(itertools.chain(*steps[number]))].mean()
         for index, rows, audio in pieces:
-            torch.manual_seed(_draw_seed(seed, state.epoch, number, index))
+            torch.manual_seed(draw_seed(seed, state.epoch, number, index))
             with half_precision(options, accelerator.device):
                 with torch.set_grad_enabled(encoder_learns):
                     view = model.view(audio.to(accelerator.device))
@@ -125,7 +118,7 @@ def _train_epoch(
             total = torch.stack([task.weight * loss for task, loss in zip(learned, losses, strict=True)]).sum()
             (total / size).backward()
             sums += torch.stack([total, *losses]).detach()
-        _add_up(weights, sums, accelerator)
+        add_up(weights, sums, accelerator)
         if training.head_l2 and any(getattr(task, "head", None) is model.head for task in learned):
             sums[0] += size * _shrink(model.head, training.head_l2)
         settle_norms(model.tasks, lambda total: accelerator.reduce(total, "sum"))
@@ -178,25 +171,6 @@ def _read_steps(
     for number, pieces in enumerate(steps[first:], first):
         mine = deal(pieces, train.seconds, accelerator.num_processes)[accelerator.process_index]
         yield [(index, pieces[index], train.batch(pieces[index], (*seed, number))) for index in mine]
-
-
-def _draw_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _add_up(weights: Sequence[Tensor], sums: Tensor, accelerator: Accelerator) -> None:
-    """Add up gradients and loss sums over the processes, in place; what got no gradient gets zeros."""
-    for weight in weights:
-        if weight.grad is None:  # a dropped block, or a process without work in this step
-            weight.grad = torch.zeros_like(weight)
-    if accelerator.num_processes == 1:
-        return
-    parts = [*(weight.grad for weight in weights), sums]
-    flat = torch.cat([part.flatten() for part in parts if part is not None])
-    flat = accelerator.reduce(flat, "sum")
-    for part, values in zip(parts, flat.split([part.numel() for part in parts if part is not None]), strict=True):
-        assert part is not None
-        part.copy_(values.view_as(part))
 
 
 @torch.no_grad()

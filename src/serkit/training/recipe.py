@@ -6,20 +6,17 @@ A recipe may ``extends`` others by name or path, the later ones winning, and the
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from serkit.data.labels import LabelScheme
-from serkit.errors import InputError, nearest
+from serkit.errors import InputError
 from serkit.models.heads import HeadConfig
 from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
@@ -35,9 +32,34 @@ from serkit.training.sections import (
     ProtocolSection,
     Section,
 )
+from serkit.training.trees import (
+    dump_recipe,
+    explain,
+    list_recipes,
+    load_tree,
+    merge,
+    model_at,
+    override_key,
+    parse_options,
+    parse_override,
+    set_key,
+    tree_of,
+)
 from serkit.training.tuning import FinetuneOptions
 
-SHIPPED = Path(str(resources.files("serkit") / "recipes"))
+__all__ = [
+    "Recipe",
+    "Variant",
+    "change_recipe",
+    "dump_recipe",
+    "list_recipes",
+    "load_recipe",
+    "load_variants",
+    "parse_options",
+    "read_summary",
+    "takes_fractions",
+    "value_of",
+]
 
 
 class Recipe(Section):
@@ -121,12 +143,6 @@ class Recipe(Section):
         return LabelScheme(self.name, self.labels.classes, self.labels.merge, self.labels.drop)
 
 
-def list_recipes() -> dict[str, Path]:
-    """Return the shipped recipes: name to file. Files whose names begin with ``_`` are parts that others extend."""
-    files = [path for path in sorted(SHIPPED.rglob("*.toml")) if not path.name.startswith("_")]
-    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in files}
-
-
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by shipped name or by path, apply ``overrides`` (``section.key=value``) and validate it.
 
@@ -161,10 +177,10 @@ def load_variants(name: str | Path, overrides: Sequence[str] = ()) -> list[Varia
     experiment of :mod:`~serkit.training.i3`, its models the levels. Raises ``InputError`` as :func:`load_recipe` does.
     """
     if str(name).endswith(".json"):
-        tree, models = read_trees(name, dict(_parse(each, "section.key=value") for each in overrides))
+        tree, models = read_trees(name, dict(parse_override(each) for each in overrides))
         factors: dict[str, Any] = {"model": models}
     else:
-        tree = _load_tree(str(name), ())
+        tree = load_tree(str(name))
         factors = tree.pop("factors", {})
     for factor, levels in factors.items():
         if not isinstance(levels, dict) or not levels or not all(isinstance(level, dict) for level in levels.values()):
@@ -180,9 +196,9 @@ def _create_variant(
 ) -> Variant:
     made = deepcopy(tree)
     for factor, level in levels.items():
-        made = _merge(made, factors[factor][level])
+        made = merge(made, factors[factor][level])
     for override in overrides:
-        _apply(made, override)
+        override_key(made, override)
     variant = "+".join(levels.values())
     if variant:
         made["name"] = f"{made.get('name', name)}/{variant}"
@@ -198,15 +214,15 @@ def read_summary(name: str | Path) -> str:
 
 def change_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return ``recipe`` with other ``values`` of keys such as ``training.lr``; raises as :func:`load_recipe` does."""
-    tree = _tree(recipe)
+    tree = tree_of(recipe)
     for key, value in values.items():
-        _set(tree, key, value, f"{key}={value}")
+        set_key(tree, key, value, f"{key}={value}")
     return _validate(tree, recipe.name)
 
 
 def value_of(recipe: Recipe, key: str) -> Any:
     """Return the value of a key such as ``training.lr``, as TOML has it; None where there is none."""
-    found: Any = _tree(recipe)
+    found: Any = tree_of(recipe)
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return found
@@ -215,123 +231,15 @@ def value_of(recipe: Recipe, key: str) -> Any:
 def takes_fractions(key: str) -> bool | None:
     """Tell whether ``key`` of a recipe takes fractions; None where anything goes, as for an encoder's options."""
     *sections, last = key.split(".")
-    model = _model_at(sections)
+    model = model_at(Recipe, sections)
     if model is None or last not in model.model_fields:
         return None
     kind = model.model_fields[last].annotation
     return float in (kind, *get_args(kind))
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Return the resolved recipe as TOML."""
-    import tomli_w
-
-    return tomli_w.dumps(_tree(recipe))
-
-
-def _tree(recipe: Recipe) -> dict[str, Any]:
-    return json.loads(recipe.model_dump_json(exclude_none=True))
-
-
 def _validate(tree: dict[str, Any], name: str | Path) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"recipe {name}: {_explain(error)}") from error
-
-
-def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name in seen:
-        raise InputError(f"recipe {name}: extends itself ({' -> '.join((*seen, name))})")
-    shipped, path = list_recipes(), Path(name)
-    if name in shipped:
-        path = shipped[name]
-    elif path.suffix != ".toml":
-        raise InputError(f"no recipe named {name!r}{nearest(name, shipped)}")
-    elif not path.is_file():
-        raise InputError(f"{path}: no such recipe file")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not TOML: {error}") from error
-    bases = tree.pop("extends", [])
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        relative = path.parent / str(base)
-        merged = _merge(merged, _load_tree(str(relative) if relative.is_file() else str(base), (*seen, name)))
-    return _merge(merged, tree)
-
-
-REPLACED = {"corpora", "parts", "merge", "where", "options", "space"}
-"""Tables that an extending recipe replaces as a whole instead of adding to."""
-
-
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in REPLACED
-        merged[key] = _merge(base[key], value) if both else value
-    # Another protocol or encoder takes other options: those of the base would only be in its way.
-    if "name" in top.get("protocol", {}):
-        merged["protocol"] = top["protocol"]
-    if "name" in top.get("encoder", {}) and "options" not in top["encoder"]:
-        merged["encoder"].pop("options", None)
-    return merged
-
-
-def parse_options(options: list[str]) -> dict[str, Any]:
-    """Turn ``key=value`` into a dictionary; values are TOML, and what is not TOML is a string."""
-    return dict(_parse(option, "key=value") for option in options)
-
-
-def _parse(override: str, form: str) -> tuple[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"override {override!r}: write {form}")
-    try:
-        return key, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, text
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    _set(tree, *_parse(override, "section.key=value"), override)
-
-
-def _set(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
-    if key == "encoder" and isinstance(value, str):
-        kept = {name: old for name, old in tree.get("encoder", {}).items() if name != "options"}
-        tree["encoder"] = {**kept, "name": value}
-        return
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise InputError(f"override {override!r}: {section!r} is not a section")
-    if last == "options" or not isinstance(tree.get(last), dict) or isinstance(value, dict):
-        tree[last] = value
-    else:
-        raise InputError(f"override {override!r}: {last!r} is a section: name a key in it")
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        model = _model_at(first["loc"][:-1])
-        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), model.model_fields if model else ())}"
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {said.lower()}" if where else said
-
-
-def _model_at(parts: Sequence[str | int]) -> type[BaseModel] | None:
-    """Return the section at ``parts``; None where the recipe is open, as below an encoder's options."""
-    model: type[BaseModel] | None = Recipe
-    for part in parts:
-        if model is not None and part not in model.model_fields:
-            continue  # a place in a list, or a key of a table, of sections
-        kind = None if model is None else model.model_fields[str(part)].annotation
-        inner = [each for outer in (kind, *get_args(kind)) for each in (outer, *get_args(outer))]
-        models = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
-        model = models[0] if models else None
-    return model
+        raise InputError(f"recipe {name}: {explain(error, Recipe)}") from error

@@ -21,10 +21,11 @@ from serkit.progress import Report, no_report, print_epoch
 from serkit.training.augment import Augmentation
 from serkit.training.batching import cut_step
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation
-from serkit.training.finetune import create_accelerator, finetune, predict
+from serkit.training.finetune import finetune, predict
 from serkit.training.fit import balance_weights
 from serkit.training.material import encoder_spec, list_changes
 from serkit.training.recipe import Recipe
+from serkit.training.together import create_accelerator
 from serkit.training.tuning import (
     FinetuneOptions,
     half_precision,
