@@ -108,8 +108,8 @@ class FastConv:
     def convolve_triples(self, x: Tensor) -> Tensor:
         """Compute three frames at a time: with rows a b c d e f g, ``a A + b B + c C`` and so on.
 
-        ``s = (c + e) (A + C) / 2`` and ``t = (e - c) (A - C) / 2`` give ``(a - e) A + b B + s + t``, ``d B + s - t`` and
-        ``(g - c) C + f B + s + t``: seven products instead of nine.
+        ``s = (c + e) (A + C) / 2`` and ``t = (e - c) (A - C) / 2`` give ``(a - e) A + b B + s + t``, ``d B + s - t``
+        and ``(g - c) C + f B + s + t``: seven products instead of nine.
         """
         count, width = (len(x) - 3) // 2 + 1, x.shape[1]
         triples = count // 3
