@@ -8,7 +8,7 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def suits(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], waveforms: Tensor) -> bool:
+def suits(layers: Iterable[Any], strides: Sequence[tuple[int, int]], waveforms: Tensor) -> bool:
     """Tell whether :func:`convolve` computes what ``layers`` do to ``waveforms``, and it is worth it."""
     return (
         torch.is_grad_enabled()
@@ -30,7 +30,7 @@ def suits(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], wavef
     )
 
 
-def convolve(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], waveforms: Tensor) -> Tensor:
+def convolve(layers: Iterable[Any], strides: Sequence[tuple[int, int]], waveforms: Tensor) -> Tensor:
     """Turn ``waveforms (B, S)`` into ``(B, T, C)``: convolution, normalisation and GELU, layer by layer."""
     hop, frames = 1, waveforms.shape[1]
     for kernel, stride in strides:
@@ -40,8 +40,8 @@ def convolve(layers: Sequence[nn.Module], strides: Sequence[tuple[int, int]], wa
     half = torch.is_autocast_enabled("cpu")
     kind = torch.get_autocast_dtype("cpu") if half else x.dtype
     for layer, (_, stride) in zip(layers, strides, strict=True):
-        norm: Any = layer.layer_norm
-        x = Convolution.apply(x.to(kind), layer.conv.weight.to(kind), stride)  # type: ignore[union-attr,arg-type]
+        norm = layer.layer_norm
+        x = Convolution.apply(x.to(kind), layer.conv.weight.to(kind), stride)
         x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
     return x.view(len(waveforms), count, -1)[:, :frames]
 

@@ -71,9 +71,9 @@ def pretrain(
     optimizer = create_optimizer(method, recipe.training)
     state = Progress(folder, method.state_dict, method.load_state_dict, optimizer, recipe.training.checkpoint_seconds)
     state.resume()
-    writes = folder is not None and accelerator.is_main_process
-    if writes:
-        _write_history(folder, state.history)
+    written = folder if accelerator.is_main_process else None
+    if written is not None:
+        _write_history(written, state.history)
     each, updates = count_all_updates(clips, recipe)
     began, before = time.monotonic(), state.sums.get("seconds", 0.0)
     method.train()
@@ -85,10 +85,10 @@ def pretrain(
         if number % recipe.training.log_updates == 0 or number == updates:
             line = _line(number, number / each, facts, state.sums, method)
             state.history.append(line)
-            if writes:
-                _write_history(folder, [line], "a")
+            if written is not None:
+                _write_history(written, [line], "a")
             report({**line, "updates": updates})
-        if accelerator.is_main_process and (state.due() or (number == updates and folder is not None)):
+        if written is not None and (state.due() or number == updates):
             state.save()
     return state.history
 

@@ -91,7 +91,7 @@ def create_method(recipe: PretrainRecipe) -> tuple[Distillation, tuple[str, ...]
             method.decoder.load_state_dict(found.decoder)
         else:
             notes.append("decoder: of other sizes in the source, drawn")
-    method.restart_teacher()
+    method.reset_teacher()
     return method, tuple(notes)
 
 
@@ -99,10 +99,9 @@ def write_encoders(method: Distillation, recipe: PretrainRecipe, folder: Path) -
     """Write the student with the decoder as ``encoder/``, the teacher with the student's front end as ``teacher/``."""
     notes = (f"pretrained by serkit {version('serkit')}, recipe {recipe.name}",)
     decoder = {name: value.detach() for name, value in method.decoder.state_dict().items()}
-    state = {name: value.detach() for name, value in method.student.state_dict().items()}
-    teacher = state | {name: value.detach() for name, value in method.teacher.state_dict().items()}
-    for name, tensors, beside in (("teacher", teacher, None), ("encoder", state, decoder)):
-        made = Emotion2vecCheckpoint(recipe.name, method.student.config, tensors, decoder=beside, notes=notes)
+    for name, encoder, beside in (("teacher", method.teacher_encoder(), None), ("encoder", method.student, decoder)):
+        state = {name: value.detach() for name, value in encoder.state_dict().items()}
+        made = Emotion2vecCheckpoint(recipe.name, encoder.config, state, decoder=beside, notes=notes)
         write_emotion2vec(folder / name, made)
 
 
