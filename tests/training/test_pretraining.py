@@ -411,7 +411,9 @@ def test_fine_tuning_goes_on_from_it(run, path, tmp_path):
     finetune = {{ lr = 1e-3 }}
     """
     (tmp_path / "tuned.toml").write_text(inspect.cleandoc(text))
-    predictions = pl.read_parquet(train(load_recipe(tmp_path / "tuned.toml"), tmp_path / "run", tmp_path / "cache"))
+    predictions = pl.read_parquet(
+        train(load_recipe(tmp_path / "tuned.toml"), tmp_path / "run", tmp_path / "cache", workers=1)
+    )
     assert len(predictions) == 16 and predictions["p_sad"].is_between(0, 1).all()
     begun = load_file(run / "encoder" / "model.safetensors")
     tuned = load_file(next((tmp_path / "run" / "models").glob("*.safetensors")))
