@@ -22,12 +22,14 @@ from serkit.data.corpora import find_corpus
 from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
 from serkit.encoders.base import Encoder
+from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint
 from serkit.errors import InputError, SerkitError
 from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.cai import load_cai
-from serkit.models.graph import TASK_OUTPUTS, Graph, describe_tasks, graph_of
+from serkit.models.emotion2vec import load_emotion2vec
+from serkit.models.graph import TASK_OUTPUTS, BundleGraph, Graph, describe_tasks, graph_of
 from serkit.progress import Step, no_steps
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
@@ -36,6 +38,8 @@ from serkit.training.stores import load, store
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
 WHOLE_SECONDS = 40.0
 """The window of bundles that write text, which is longer than any utterance of IEMOCAP: a cut may divide a word."""
+EMOTION2VEC_SECONDS = 30.0
+"""The window of emotion2vec's bundles: longer than nearly all utterances; its attention grows with the square."""
 TOLERANCE = {False: 1e-4, True: 0.15}
 """Largest difference of a probability from PyTorch's that an export accepts, by whether it is int8."""
 
@@ -91,9 +95,36 @@ def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False
         "tasks": describe_tasks(graph.others),
         "details": {"encoder_fingerprint": model.encoder.fingerprint()},
     }
+    return write_bundle(output, graph, card, _noises(), int8)
+
+
+def export_emotion2vec(
+    source: str | Path | Emotion2vecCheckpoint, output: str | Path, int8: bool = False
+) -> dict[str, float]:
+    """Turn a checkpoint of emotion2vec into the bundle ``output``; returns how ONNX and PyTorch agree on noise.
+
+    Without a head the bundle gives features alone; "unused" classes are left out. Its probabilities are those of the
+    checkpoint, not calibrated. Raises ``InputError`` as :func:`~serkit.models.emotion2vec.load_emotion2vec` does.
+    """
+    found = load_emotion2vec(source)
+    encoder = found.graph.encoder
+    card = {
+        "name": f"emotion2vec/{Path(found.source).resolve().name}",
+        "classes": found.classes,
+        "tokens": found.tokens,
+        "temperature": 1.0,
+        "min_seconds": encoder.min_samples / SAMPLING_RATE,
+        "window_seconds": EMOTION2VEC_SECONDS,
+        "frame_rate": encoder.frame_rate,
+        "average": "logits",
+        "details": {"encoder_fingerprint": encoder.fingerprint(), "notes": list(found.notes)},
+    }
+    return write_bundle(output, found.graph, card, _noises(), int8)
+
+
+def _noises() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    noises = [rng.normal(0, level, size).astype(np.float32) for level, size in ((0.01, 16_000), (0.1, 50_000))]
-    return write_bundle(output, graph, card, noises, int8)
+    return [rng.normal(0, level, size).astype(np.float32) for level, size in ((0.01, 16_000), (0.1, 50_000))]
 
 
 def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
@@ -186,7 +217,7 @@ def _quiet() -> Iterator[None]:
 
 
 @_quiet()
-def export_graph(graph: Graph, path: Path) -> None:
+def export_graph(graph: BundleGraph, path: Path) -> None:
     """Write ``graph`` as float32 ONNX with batch and time dynamic."""
     graph.eval()
     example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
@@ -232,7 +263,7 @@ def quantise(source: Path, path: Path) -> None:
 
 
 def write_bundle(
-    folder: str | Path, graph: Graph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
+    folder: str | Path, graph: BundleGraph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
 ) -> dict[str, float]:
     """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms``.
 
@@ -263,22 +294,28 @@ def write_bundle(
 
 
 @torch.no_grad()
-def compare(bundle: Bundle, graph: Graph, waveforms: Sequence[np.ndarray]) -> dict[str, float]:
+def compare(bundle: Bundle, graph: BundleGraph, waveforms: Sequence[np.ndarray]) -> dict[str, float]:
     """Return how a bundle's probabilities differ from PyTorch's on ``waveforms``, and the share of equal labels.
 
-    The difference is that of any task, the share that of emotion.
+    The difference is that of any task, the share that of emotion. Of a bundle without classes it is that of the
+    embedding, in parts of its largest number.
     """
     differences, equal = [], 0
     for waveform in waveforms:
         outputs = bundle.run(waveform)
-        ours = outputs.probabilities
         found = graph(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
-        theirs = (found[0][0].double() / bundle.card.temperature).softmax(0).numpy()
+        named = dict(zip(graph.outputs, found, strict=True))
+        if not bundle.card.classes:
+            embedding = named["embedding"][0].numpy()
+            differences.append(np.abs(outputs.embedding - embedding).max() / np.abs(embedding).max())
+            continue
+        ours = outputs.probabilities
+        theirs = (named["logits"][0].double() / bundle.card.temperature).softmax(0).numpy()
         differences.append(np.abs(ours - theirs).max())
         equal += int(ours.argmax() == theirs.argmax())
-        named = dict(zip(graph.outputs, found, strict=True))
         for name, values in outputs.others.items():
             wanted = named[TASK_OUTPUTS.get(name, f"{name}_logits")][0].double()
             wanted = wanted if name in TASK_OUTPUTS else wanted.softmax(-1)
             differences.append(np.abs(values - wanted.numpy()[: len(values)]).max())
-    return {"max_probability_difference": float(np.max(differences)), "equal_labels": equal / len(waveforms)}
+    share = equal / len(waveforms) if bundle.card.classes else 1.0
+    return {"max_probability_difference": float(np.max(differences)), "equal_labels": share}

@@ -447,7 +447,7 @@ def test_a_missing_table_is_refused():
         ("leave-one-speaker-in", {}, "no protocol named 'leave-one-speaker-in': did you mean 'leave-one-speaker-out'"),
         ("xyz", {}, r"no protocol named 'xyz' \(known: .*group-k-fold"),
         ("leave-one-speaker-out", {"sead": 1}, "no option 'sead': did you mean 'seed'"),
-        ("leave-one-speaker-out", {"k": 3}, r"no option 'k' \(known: dev, seed\)"),
+        ("leave-one-speaker-out", {"k": 3}, r"no option 'k' \(known: dev_by, dev, seed\)"),
         ("leave-one-speaker-out", {"seed": -1}, "seed is a whole number"),
         ("leave-one-speaker-out", {"dev": "much"}, "dev is a share"),
         ("leave-one-corpus-out", {}, r"has only the corpus \['made'\]"),

@@ -250,13 +250,13 @@ def test_products_with_gelu_residuals_and_windows(make_linear, bias):
     near(linear.windows(rows, 3, 2, gelu=True), nn.functional.gelu(expected))
 
 
-@pytest.mark.parametrize("rows", [3, 4, 5, 6, 7, 8, 41])
+@pytest.mark.parametrize("rows", [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 40, 41, 42, 43])
 @pytest.mark.parametrize("norm", [None, "layer"])
 @torch.no_grad()
-def test_pairs_of_frames_equal_the_convolution(rows, norm):
+def test_triples_of_frames_equal_the_convolution(rows, norm):
     layer, x = ConvLayer(8, 12, 3, 2, True, norm), torch.randn(rows, 8)
     fast = FastConv(layer, 2, "fp32")
-    assert fast.pairs
+    assert fast.triples
     torch.testing.assert_close(fast(x), layer(x.T[None], None)[0].T, atol=1e-5, rtol=0)
 
 

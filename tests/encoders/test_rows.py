@@ -15,7 +15,7 @@ from serkit.encoders.rows import suits
 def front():
     torch.manual_seed(0)
     made = FrontEnd(Emotion2vecConfig(conv_dim=(16,) * 7))
-    for name, weight in made.named_parameters():
+    for weight in made.parameters():
         if weight.ndim == 1:  # neither the gain 1 nor the bias 0 of a new normalisation
             weight.data += 0.1 * torch.randn_like(weight)
     return made

@@ -7,14 +7,16 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.colors import to_rgb
 from sklearn.decomposition import PCA
 
 from serkit.data.representation import Representation
 from serkit.errors import InputError
+from serkit.evaluation.layers.arousal import derive_arousal, is_derived
 from serkit.evaluation.layers.layer_plots import COLOURS, MOST_NAMES, draw_maps, draw_probes, draw_similarity
 from serkit.evaluation.layers.layer_similarity import compare_layers
 from serkit.evaluation.layers.probes import Probe
-from serkit.evaluation.layers.projection import Map, map_layers, project
+from serkit.evaluation.layers.projection import Map, check_columns, map_layers, project
 from serkit.evaluation.layers.similarity import standardise
 from serkit.evaluation.statistics.bootstrap import Figure
 
@@ -73,6 +75,40 @@ def test_many_names_are_told_apart_by_colour_and_shape():
     looks = {(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles}
     assert len(looks) == len(labels) and len(set(COLOURS)) == len(COLOURS)
     assert figure.axes[0].get_ylabel() == "net, layer 1\ny"
+
+
+def test_arousal_is_rated_or_else_told_by_the_class():
+    emotions = ["angry", "sad", "neutral", None, "proud", "calm"]
+    table = pl.DataFrame(
+        {"emotion": emotions, "arousal": [None] * 6}, schema={"emotion": pl.String, "arousal": pl.Float64}
+    )
+    (derived,) = check_columns(table, ["arousal"]).iter_columns()
+    expected = ["high (angry)", "low (sad)", "middle (neutral)", None, "unknown (proud)", "low (calm)"]
+    assert derived.to_list() == expected and is_derived(derived)
+    rated = table.with_columns(arousal=pl.Series([0.1, 0.9, None, 0.5, 0.5, 0.2]))
+    (kept,) = check_columns(rated, ["arousal"]).iter_columns()
+    assert kept.to_list() == rated["arousal"].to_list() and not is_derived(kept)
+    with pytest.raises(InputError, match="no column 'arousal' with values"):
+        check_columns(pl.DataFrame({"speaker": ["a"]}), ["arousal"])
+
+
+def test_low_arousal_is_red_and_high_arousal_blue():
+    emotions = pl.Series("emotion", ["sad", "bored", "angry", "happy", "fearful", "neutral"] * 4)
+    columns = pl.DataFrame({"arousal": derive_arousal(emotions)})
+    figure = draw_maps([Map("net", 1, normal(24, 2), ("x", "y"))], columns)
+    handles = figure.axes[1].get_legend().legend_handles
+    colours = {handle.get_label(): to_rgb(handle.get_color()) for handle in handles}
+    assert list(colours)[:2] == ["low (bored)", "low (sad)"] and len(set(colours.values())) == 6
+    for label, (red, _, blue) in colours.items():
+        assert (red > blue + 0.2) if label.startswith("low") else True
+        assert (blue > red + 0.2) if label.startswith("high") else True
+        assert (red == blue) if label.startswith("middle") else True
+    points = {tuple(np.round(each.get_facecolor()[0][:3], 4)) for each in figure.axes[0].collections}
+    assert points == {tuple(np.round(colour, 4)) for colour in colours.values()}
+    rated = draw_maps([Map("net", 1, normal(24, 2), ("x", "y"))], pl.DataFrame({"arousal": np.linspace(0, 1, 24)}))
+    (scatter,) = rated.axes[0].collections
+    low, high = scatter.cmap(0.0), scatter.cmap(1.0)
+    assert low[0] > low[2] and high[2] > high[0] and rated.axes[0].get_title() == "arousal (red: low, blue: high)"
 
 
 def test_heat_maps_show_every_pair_of_sources_once_with_numbers():

@@ -192,7 +192,7 @@ def bad_files(folder, tone):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("short", r"is too short \(0.250 s\): at least 0.25 s are needed"),
+        ("short", r"is too short \(0.250 s, 3999 samples\): at least 0.25 s are needed"),
         ("silent", r"is silent \(peak -1\d\d dB full scale\)"),
         ("nan", "holds NaN or infinite samples"),
         ("no samples", "holds no audio"),

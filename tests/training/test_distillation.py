@@ -66,7 +66,8 @@ def test_targets_and_losses_equal_fairseq(distillation, golden):
     source, lengths = torch.from_numpy(golden["source"]), torch.tensor([8000, 8000])
     student = distillation.student
     local = student.project(student.front_end(source, lengths))
-    targets = distillation.targets(local, student.frame_lengths(lengths))
+    targets, means = distillation.targets(local, student.frame_lengths(lengths))
+    assert means.abs().max() < 1e-6, "normalised over time, so there is no mean left"
     assert np.abs(targets.numpy() - golden["targets"]).max() < 1e-4
     losses = distillation(source, lengths, masks_of(golden))
     assert losses.count == golden["sample_size"] == 40
@@ -156,6 +157,20 @@ def test_padding_and_neighbours_change_no_loss(utterance, generator):
     assert together.frame.item() == pytest.approx(sum(each.frame.item() for each in alone), rel=1e-5)
     means = [each.utterance.item() / each.count for each in alone]  # over the clones of a clip
     assert together.utterance.item() / together.count == pytest.approx(np.mean(means), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_target_of_the_utterance_may_be_taken_before_it_is_normalised():
+    made, local = create(utterance_target="layer", top_layers=2), torch.randn(2, 20, 36)
+    _, means = made.targets(local, torch.tensor([20, 12]))
+    results = []
+    for block in made.teacher.encoder.layers:
+        block.feed_forward.register_forward_hook(lambda *call: results.append(call[2][0, 3:].mean(0)))
+    made.teacher.run_blocks(
+        made.teacher.prefix(made.teacher.position(local[1:, :12], None)), None, made.teacher.position_bias(12)
+    )
+    expected = sum(torch.nn.functional.layer_norm(each, (36,)) for each in results) / 2
+    torch.testing.assert_close(means[1], expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, learn, pretrain, search, judge, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import recognise, corpora, loudness, features, learn, pretrain, search  # isort: skip
+from serkit.cli import judge, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
     "app",
     "corpora",
+    "features",
     "i3",
     "judge",
     "learn",
@@ -24,4 +26,5 @@ __all__ = [
     "recognise",
     "search",
     "statistics",
+    "tables",
 ]

@@ -135,7 +135,10 @@ def map_utterances(
     run: Runs = None,
     layer: Annotated[int, typer.Option(help="layer of every source; negative: counted from the last")] = -1,
     method: Annotated[str, typer.Option(help="pca, or umap (pip install 'serkit[umap]')")] = "pca",
-    colour: Annotated[list[str] | None, typer.Option(help="column, repeatable; emotion, speaker, gender")] = None,
+    colour: Annotated[
+        list[str] | None,
+        typer.Option(help="column, repeatable; emotion, speaker, gender; arousal: rated or told by class"),
+    ] = None,
     fold: Annotated[str | None, typer.Option(help="with --run: whose test part is shown; the first one's")] = None,
     egemaps: Reference = False,
     where: Where = None,
@@ -146,7 +149,7 @@ def map_utterances(
     workers: Workers = None,
     root: Root = None,
 ) -> None:
-    """Draw utterances as points in a plane, coloured by emotion, speaker, gender or any other column."""
+    """Draw utterances as points in a plane, coloured by emotion, arousal, speaker or any other column."""
     from serkit.evaluation.curves import write_figure
     from serkit.evaluation.layers.layer_plots import draw_maps
     from serkit.evaluation.layers.projection import check_columns, map_layers, write_maps

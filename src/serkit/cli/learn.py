@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serkit.cli.app import Cache, Root, Workers, app, cache_folder
+from serkit.cli.app import Cache, Workers, app, cache_folder
 from serkit.cli.judge import print_report
 from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
@@ -17,38 +16,6 @@ from serkit.progress import show_steps
 
 if TYPE_CHECKING:
     from serkit.training.experiment import PlannedRun
-
-
-@app.command()
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="manifest of utterances")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for one .npy per utterance")],
-    options: Annotated[list[str] | None, typer.Argument(help="the encoder's own, such as weights=DIR")] = None,
-    encoder: Annotated[str, typer.Option(help="see: serkit list encoders")] = "whisper",
-    granularity: Annotated[
-        str, typer.Option(help="utterance: (2, N, D) mean and deviation; frame: (N, T, D)")
-    ] = "utterance",
-    level: Annotated[float | None, typer.Option(help="bring speech to this level, dB full scale")] = None,
-    trim: Annotated[float | None, typer.Option(help="cut silence at both ends, dB below the loudest frame")] = None,
-    cache: Cache = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda in bfloat16")] = "cpu",
-    root: Root = None,
-) -> None:
-    """Write an encoder's features; what is cached is not computed again, so interrupted work goes on."""
-    from serkit.data.manifest import Manifest
-    from serkit.encoders.extract import EncoderSpec, extract, list_jobs, write_features
-    from serkit.training.recipe import parse_options
-
-    if granularity not in ("utterance", "frame"):
-        raise InputError(f"--granularity is utterance or frame, not {granularity!r}")
-    jobs = list_jobs(Manifest.read(manifest, root))
-    spec = EncoderSpec(encoder, {**parse_options(options or []), "level": level, "trim": trim})
-    frames = granularity == "frame"
-    with show_steps() as step:
-        told = partial(step, "encoding")
-        features = extract(jobs, spec, cache or cache_folder(), frames, progress=told, device=device)
-    write_features(jobs, features, output, frames)
-    typer.echo(f"{output}: {len(jobs)} files, encoder fingerprint {features.folder.name}")
 
 
 @app.command()
@@ -165,6 +132,12 @@ def convert(
             help="folder to write: model.safetensors with head.json or config.json, for Cai et al. a bundle",
         ),
     ],
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="emotion2vec: write a bundle, which recognises without PyTorch")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="a bundle with 8-bit matrix products: smaller and faster")
+    ] = False,
 ) -> None:
     """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""
     from serkit.encoders.emotion2vec_folders import is_emotion2vec
@@ -172,27 +145,38 @@ def convert(
     from serkit.models.pepino import load_released, write_head
 
     if is_emotion2vec(source):
-        convert_emotion2vec(source, output)
+        convert_emotion2vec(source, output, bundle or int8, int8)
         return
     if is_cai_checkpoint(source):
         from serkit.export import export_checkpoint
 
-        agreement = export_checkpoint(source, output)
-        difference = agreement["max_probability_difference"]
-        typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
+        tell_agreement(output, export_checkpoint(source, output, int8))
         return
+    if bundle or int8:
+        raise InputError(f"{source}: is a head without an encoder, and a bundle takes recordings: leave out --bundle")
     made = load_released(source)
     write_head(made, output, Path(source).name)
     streams = ", ".join(f"{layers} x {dim}" for layers, dim in made.shapes)
     typer.echo(f"{output}: head for {streams} features; classes {', '.join(made.classes)}; no normalisation statistics")
 
 
-def convert_emotion2vec(source: str, output: Path) -> None:
-    """Write a checkpoint of emotion2vec as serkit's own folder and tell what was found in it."""
+def tell_agreement(output: Path, agreement: dict[str, float]) -> None:
+    """Tell that a bundle was written, and how it agrees with PyTorch."""
+    difference = agreement["max_probability_difference"]
+    typer.echo(f"{output}: written; probabilities differ from PyTorch's by at most {difference:.2g} on noise")
+
+
+def convert_emotion2vec(source: str, output: Path, bundle: bool, int8: bool) -> None:
+    """Write a checkpoint of emotion2vec as serkit's own folder, or as a bundle, and tell what was found in it."""
     from serkit.encoders.emotion2vec_files import read_emotion2vec, write_emotion2vec
 
     checkpoint = read_emotion2vec(source)
-    write_emotion2vec(output, checkpoint)
-    typer.echo(f"{output}: written")
+    if bundle:
+        from serkit.export import export_emotion2vec
+
+        tell_agreement(output, export_emotion2vec(checkpoint, output, int8))
+    else:
+        write_emotion2vec(output, checkpoint)
+        typer.echo(f"{output}: written")
     for line in checkpoint.describe():
         typer.echo(f"  {line}")

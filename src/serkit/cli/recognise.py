@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serkit.cli.app import app
 from serkit.errors import InputError
+
+if TYPE_CHECKING:
+    from serkit.data.clips import Clip
 
 
 class Format(StrEnum):
@@ -22,6 +25,7 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     cai = "cai"
+    funasr = "funasr"
 
 
 class Kind(StrEnum):
@@ -40,10 +44,14 @@ def predict(
     model: Annotated[Path | None, typer.Option(help="a bundle folder; the packaged model when left out")] = None,
     labels: Annotated[str | None, typer.Option(help="candidate classes, separated by commas")] = None,
     format: Annotated[
-        Format, typer.Option(help="table for people, json lines or csv for programs, cai: lines of Cai et al. 2021")
+        Format,
+        typer.Option(help="table for people, json lines or csv for programs; lines as of Cai et al. 2021 or of FunASR"),
     ] = Format.table,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of stdout")] = None,
-    embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json only)")] = False,
+    embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json and funasr only)")] = False,
+    segment: Annotated[
+        float | None, typer.Option(help="add probabilities of every so many seconds (json and funasr only)")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="recordings at a time; one per core when left out")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the recordings that lists name")] = None,
 ) -> None:
@@ -54,14 +62,15 @@ def predict(
     from serkit.data.clips import find_clips
     from serkit.data.files import replace_atomically
     from serkit.inference.bundle import DEFAULT
-    from serkit.inference.predictor import Predictor
     from serkit.inference.writers import WRITERS
 
     names = None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
-    if embedding and format is not Format.json:
-        raise InputError("--embedding needs --format json")
-    predictor = Predictor(model or DEFAULT)
-    found = predictor.predict_many(find_clips(audio, root), workers=workers, labels=names, embedding=embedding)
+    for option, given in (("--embedding", embedding), ("--segment", segment is not None)):
+        if given and format not in (Format.json, Format.funasr):
+            raise InputError(f"{option} needs --format json or funasr")
+    clips = find_clips(audio, root)
+    recognise = answer if format is Format.funasr else predict_all
+    classes, found = recognise(model or DEFAULT, clips, workers, names, embedding, segment)
     failed: list[InputError] = []
 
     def good() -> Iterable[Any]:
@@ -74,13 +83,50 @@ def predict(
 
     write = WRITERS[format.value]
     if output is None:
-        write(good(), predictor.card.classes, sys.stdout)
+        write(good(), classes, sys.stdout)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         with replace_atomically(output) as part, part.open("w", encoding="utf-8", newline="") as file:
-            write(good(), predictor.card.classes, file)
+            write(good(), classes, file)
     if failed:
         raise SystemExit(2)
+
+
+def predict_all(
+    model: Path,
+    clips: Iterable[Clip],
+    workers: int | None,
+    labels: list[str] | None,
+    embedding: bool,
+    segment: float | None,
+) -> tuple[tuple[str, ...], Iterable[tuple[Clip, Any]]]:
+    """Return the classes of ``model``, and every clip with its prediction or error."""
+    from serkit.inference.predictor import Predictor
+
+    predictor = Predictor(model)
+    chosen: dict[str, Any] = {"labels": labels, "embedding": embedding, "segment": segment}
+    return predictor.card.classes, predictor.predict_many(clips, workers=workers, **chosen)
+
+
+def answer(
+    model: Path,
+    clips: Iterable[Clip],
+    workers: int | None,
+    labels: list[str] | None,
+    embedding: bool,
+    segment: float | None,
+) -> tuple[tuple[str, ...], Iterable[tuple[Any, Any]]]:
+    """Return the classes of ``model``, and every clip with FunASR's answer or its error."""
+    from serkit.inference.funasr import AutoModel, Wanted
+    from serkit.inference.funasr_inputs import Recording
+
+    known = AutoModel(model)
+    recordings = (
+        Recording(Path(clip.id).stem if clip.id == clip.audio else clip.id, clip.audio, start=clip.start, end=clip.end)
+        for clip in clips
+    )
+    wanted = Wanted(extract_embedding=embedding, candidates=None if labels is None else tuple(labels), segments=segment)
+    return known.card.classes, known.each(recordings, wanted, workers)
 
 
 @app.command(name="list")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.data.audio import EXTENSIONS
+from serkit.data.fairseq_tsv import is_fairseq, read_fairseq, read_root
 from serkit.data.recordings import find_recordings
 from serkit.errors import InputError, missing_extra
 
@@ -71,7 +72,7 @@ def _from_list(path: Path, root: str | Path | None) -> Iterator[Clip]:
     if not rows:
         raise InputError(f"{path}: lists no recording")
     named = [row.get("audio") or row.get("wav") or row.get("file") or row.get("path") for row in rows]
-    places = [audio and str(path.parent / str(audio)) for audio in named]
+    places = [audio and str(path.parent / read_root(path) / str(audio)) for audio in named]
     if root is not None:
         places = find_recordings([str(audio) if audio else None for audio in named], root, path)
     for number, (row, audio, place) in enumerate(zip(rows, named, places, strict=True), 1):
@@ -83,6 +84,10 @@ def _from_list(path: Path, root: str | Path | None) -> Iterator[Clip]:
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: row {number}: start and end are seconds: {error}") from error
         yield Clip(str(id), str(place), start, end)
+
+
+def _read_tsv(path: Path) -> Iterable[dict[str, Any]]:
+    return read_fairseq(path) if is_fairseq(path) else _read_csv(path)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,4 +120,4 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-_LISTS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".scp": _read_scp, ".parquet": _read_parquet}
+_LISTS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".scp": _read_scp, ".parquet": _read_parquet}

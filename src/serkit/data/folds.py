@@ -57,7 +57,8 @@ class Fold:
         for part in ("train", "test"):
             if not getattr(self, part):
                 raise InputError(f"fold {self.name}: the {part} part is empty")
-        both = sorted(self._groups(self.train, self.dev) & self._groups(self.test))
+        seen = self._groups(self.train) if self.dev_is_test else self._groups(self.train, self.dev)
+        both = sorted(seen & self._groups(self.test))
         if both and not self.declares_shared:
             raise InputError(
                 f"fold {self.name}: {self.group} {both[0]!r} is in training and test "

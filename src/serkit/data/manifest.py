@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from serkit.data.audio import is_silent, read_audio, read_info
+from serkit.data.fairseq_tsv import is_fairseq, read_fairseq, read_root, write_fairseq
 from serkit.data.files import replace_atomically
 from serkit.data.i3_csv import from_i3, is_i3, sniff_delimiter
 from serkit.data.labels import LabelScheme
@@ -101,7 +102,8 @@ class Manifest:
     def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
         """Read Parquet, CSV (ours or a published one), TSV, JSONL (ours or EmoBox's) or a Kaldi ``wav.scp``.
 
-        Published CSVs are known by their columns: ``file,emotion,text`` and ``path,class_id,actor,gender``.
+        Published CSVs are known by their columns: ``file,emotion,text`` and ``path,class_id,actor,gender``. A TSV may
+        be fairseq's list: ids are the stems of its paths, its counts the column ``samples``.
         Relative audio paths are taken from the manifest's folder. With ``root`` the recordings are there instead:
         under the same relative path, or anywhere below it by file name. Raises ``InputError`` naming the file.
         """
@@ -118,14 +120,17 @@ class Manifest:
         except (pl.exceptions.PolarsError, ValueError, OSError) as error:
             raise InputError(f"{path}: cannot be read as a manifest: {str(error).splitlines()[0]}") from error
         if root is None:
-            base = path.parent.resolve()
+            base = path.parent.resolve() / read_root(path)
             audio = [os.path.normpath(base / name) if name else name for name in manifest.table["audio"]]
         else:
             audio = find_recordings(manifest.table["audio"], root, path)
         return cls(manifest.table.with_columns(pl.Series("audio", audio, dtype=pl.String)))
 
     def write(self, path: str | Path) -> None:
-        """Write Parquet, CSV or JSONL by file name ending, atomically; audio below its folder becomes relative."""
+        """Write Parquet, CSV, JSONL or fairseq's TSV (audio alone) by file name ending, atomically.
+
+        Audio below the folder of the file becomes relative.
+        """
         path = Path(path)
         root = path.parent.resolve()
         audio = [_relative(name, root) for name in self.table["audio"]]
@@ -134,6 +139,7 @@ class Manifest:
             ".parquet": table.write_parquet,
             ".csv": lambda part: _with_votes_as_text(table).write_csv(part),
             ".jsonl": table.write_ndjson,
+            ".tsv": lambda part: write_fairseq(part, self.table.iter_rows(named=True)),
         }
         if path.suffix.lower() not in writers:
             raise InputError(f"{path}: unknown manifest format {path.suffix!r} (known: {', '.join(writers)})")
@@ -343,7 +349,10 @@ def _read_scp(path: Path) -> Manifest:
 _READERS: dict[str, Callable[[Path], Manifest]] = {
     ".parquet": lambda path: Manifest(pl.read_parquet(path)),
     ".csv": _read_table(","),
-    ".tsv": _read_table("\t"),
+    ".tsv": lambda path: Manifest.from_rows(read_fairseq(path)) if is_fairseq(path) else _read_table("\t")(path),
     ".jsonl": _read_jsonl,
     ".scp": _read_scp,
 }
+
+MANIFEST_SUFFIXES = frozenset(_READERS)
+"""File name endings that :meth:`Manifest.read` knows."""

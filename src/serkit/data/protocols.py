@@ -111,7 +111,7 @@ def _fold(
     if way not in ("group", "utterance", "test"):
         raise InputError(f'protocol: dev_by is "group", "utterance" or "test", got {way!r}')
     if way == "test":
-        return Fold(name, tuple(rest), test, test, groups, group, True, shared, dev_is_test=True)
+        return Fold(name, tuple(rest), test, test, groups, group, bool(shared), shared, dev_is_test=True)
     if way == "group":
         train, dev = _with_dev(manifest, rest, groups, options, index)
         return Fold(name, train, dev, test, groups, group, bool(shared), shared)

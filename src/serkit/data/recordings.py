@@ -1,9 +1,10 @@
-"""Recordings that a manifest names, found in another folder."""
+"""Recordings that a manifest names, found in another folder, and names for those that have none."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from serkit.data.audio import EXTENSIONS
@@ -40,6 +41,25 @@ def find_recordings(names: Iterable[str | None], root: str | Path, manifest: str
                 raise InputError(f"{manifest}: {Path(name).name} is both {places[name][0]} and {places[name][1]}")
         found |= {name: str(places[name][0]) for name in lost}
     return [found[name] if name else name for name in names]
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Return an id for every path: its stem, with as many folders before it as tell it from the others.
+
+    Where only the extension does, it stays. A path that is there twice has the same id twice.
+
+    >>> short_names(["x/a/1.wav", "x/b/1.wav", "x/2.wav"])
+    ['a/1', 'b/1', '2']
+    """
+    found: dict[str, str] = {}
+    left = list(dict.fromkeys(paths))
+    for parts in ({path: Path(path).with_suffix("").parts for path in left}, {path: Path(path).parts for path in left}):
+        for depth in range(1, max((len(parts[path]) for path in left), default=0) + 1):
+            names = {path: "/".join(parts[path][-depth:]) for path in left}
+            taken = Counter(names.values())
+            found |= {path: name for path, name in names.items() if taken[name] == 1}
+            left = [path for path in left if path not in found]
+    return [found.get(path, path) for path in paths]
 
 
 def _placed(name: str) -> bool:

@@ -33,9 +33,17 @@ class Record:
     frames_crc: int | None
 
 
-def feature_key(audio: bytes, start: float | None, end: float | None, recipe: str = "") -> str:
-    """Return the content address of an utterance: its file's bytes, its span, and what was done to the waveform."""
-    digest = hashlib.blake2b(audio, digest_size=16)
+def start_key(audio: bytes = b"") -> Any:
+    """Return the hash that becomes a :func:`feature_key`; a long file's bytes may be given to it piece by piece."""
+    return hashlib.blake2b(audio, digest_size=16)
+
+
+def feature_key(audio: Any, start: float | None, end: float | None, recipe: str = "") -> str:
+    """Return the content address of an utterance: its file's bytes, its span, and what was done to the waveform.
+
+    ``audio`` is those bytes, or the :func:`start_key` that has taken them.
+    """
+    digest = start_key(audio) if isinstance(audio, bytes) else audio.copy()
     digest.update(f"|{start}|{end}|{recipe}".encode())
     return digest.hexdigest()
 

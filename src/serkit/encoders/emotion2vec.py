@@ -7,7 +7,7 @@ distances by ALiBi (Press et al. 2022, https://arxiv.org/abs/2108.12409) with a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ from serkit.encoders.wav2vec2 import Wav2Vec2Encoder
 
 if TYPE_CHECKING:
     from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint
+
+WHOLE_BIAS = 1500
+"""Frames (30 s) up to which ALiBi is computed once for all blocks, on a CPU without gradients; 104 MiB at base size."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class BiasedAttention(Attention):
     """Attention whose scores get a bias ``(heads, T, T)`` or ``(B, heads, T, T)``, -inf for what is not attended to."""
 
     def scores(self, x: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
-        return bias
+        return bias if bias is None or bias.ndim == 4 else bias[None]  # PyTorch has no fast attention with three axes
 
 
 class Emotion2vecEncoder(Wav2Vec2Encoder):
@@ -47,7 +50,8 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
 
     Block ``i`` gives layer ``i``, the prenet's blocks first. With ``reference`` frames of padding enter the positional
     convolutions, as in FunASR: then answers depend on the batch, and only then they equal FunASR's batched ones.
-    Attention needs memory for ``heads * T * T`` numbers per utterance.
+    Attention needs memory for ``heads * T * T`` numbers per utterance, but on a CPU without gradients it grows with
+    ``T`` alone from 30 s on.
     """
 
     attention = BiasedAttention
@@ -82,6 +86,19 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def position_bias(self, size: int) -> Tensor | None:
         return self.alibi(torch.arange(size, device=self.alibi_scale.device))
 
+    def position_bias_rows(self, size: int) -> Callable[[slice], Tensor] | None:
+        if size <= WHOLE_BIAS:
+            return None
+        positions = torch.arange(-self.prefixed, size)
+        scale = self.alibi_scale.clamp(min=0) * self.slopes
+
+        def rows(part: slice) -> Tensor:
+            away = (positions[part, None] - positions).abs()
+            away.masked_fill_((positions[part, None] < 0) | (positions < 0), 0)
+            return away * -scale[:, None, None]
+
+        return rows
+
     def alibi(self, positions: Tensor) -> Tensor:
         """Return what is added to attention scores between tokens and frames at ``positions (..., T)``.
 
@@ -95,7 +112,7 @@ class Emotion2vecEncoder(Wav2Vec2Encoder):
     def prefix(self, x: Tensor) -> Tensor:
         """Put the normalised utterance tokens before ``x (B, T, D)``: ``(B, K + T, D)``."""
         assert self.encoder is not None and self.encoder.layer_norm is not None
-        tokens = self.encoder.layer_norm(self.utterance_tokens).expand(len(x), -1, -1)
+        tokens = self.encoder.layer_norm(self.utterance_tokens).expand(x.shape[0], -1, -1)
         return torch.cat([self.drop(tokens, self.regularisation.dropout).to(x.dtype), x], 1)
 
     def run_blocks(

@@ -162,7 +162,7 @@ def _model_conf(folder: Path, metas: Mapping[str, Any]) -> tuple[dict[str, Any] 
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))

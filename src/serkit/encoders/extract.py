@@ -6,6 +6,7 @@ On a CPU neither batching nor more threads per process help an encoder, and padd
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,12 +20,13 @@ import torch
 
 from serkit.cores import count_cores
 from serkit.data.audio import read_audio
+from serkit.data.feature_files import unique_names
 from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
 from serkit.encoders import create_encoder
 from serkit.encoders.base import Encoder
 from serkit.encoders.batches import encode_batches
-from serkit.encoders.cache import FeatureCache, feature_key
+from serkit.encoders.cache import FeatureCache, feature_key, start_key
 from serkit.errors import AudioError, InputError
 from serkit.processes import end_with_parent
 
@@ -57,17 +59,27 @@ class Job:
     size: int
 
 
-def list_jobs(manifest: Manifest, copy: int = 0, augmentation: str = "") -> list[Job]:
-    """Return one job per utterance, in row order; ``copy`` 0 is the recording itself, others are augmented."""
-    hashed: dict[str, bytes] = {}
+def list_jobs(manifest: Manifest, copy: int = 0, augmentation: str = "", failed: list[str] | None = None) -> list[Job]:
+    """Return one job per utterance, in row order; ``copy`` 0 is the recording itself, others are augmented.
+
+    Raises ``AudioError`` for a recording that cannot be read; with a list ``failed`` it is told there and left out.
+    """
+    hashed: dict[str, tuple[Any, int]] = {}
     jobs = []
     for row in manifest.table.select("id", "audio", "start", "end").iter_rows(named=True):
         name = row["audio"]
-        if name not in hashed:
-            hashed = {name: _read_bytes(name)}  # rows of one recording stand together: keep only the last file
+        try:
+            if name not in hashed:
+                hashed = {name: _hash_file(name)}  # rows of one recording stand together: keep only the last file
+        except AudioError as error:
+            if failed is None:
+                raise
+            failed.append(f"utterance {row['id']}: {error}")
+            continue
+        digest, size = hashed[name]
         seed = f"{copy}/{row['id']}" if copy else None
-        key = feature_key(hashed[name], row["start"], row["end"], f"{augmentation}|{seed}" if copy else "")
-        jobs.append(Job(key, row["id"], name, row["start"], row["end"], seed, len(hashed[name])))
+        key = feature_key(digest, row["start"], row["end"], f"{augmentation}|{seed}" if copy else "")
+        jobs.append(Job(key, row["id"], name, row["start"], row["end"], seed, size))
     return jobs
 
 
@@ -81,13 +93,14 @@ def extract(
     progress: Callable[[int, int], None] = lambda done, total: None,
     device: str = "cpu",
     batch_seconds: float | None = None,
+    failed: list[str] | None = None,
 ) -> FeatureCache:
     """Encode what is not cached yet and return the cache; interrupted work goes on where it stopped.
 
     ``frames`` keeps the hidden states themselves, otherwise only their statistics are stored. On another ``device``
     than the CPU, or when ``batch_seconds`` is given, one process encodes padded batches of at most that many seconds
     (None: 200); away from the CPU in bfloat16, which has features of its own in the cache. Raises ``InputError`` naming
-    the utterance that cannot be encoded, after the others are done.
+    the utterance that cannot be encoded, after the others are done; with a list ``failed`` all are told there instead.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f'device="{device}": PyTorch finds no such device here: use "cpu"')
@@ -111,30 +124,39 @@ def extract(
     else:
         del encoder  # each process loads its own
         results = _in_processes(queue, spec, cache, frames, augment, workers)
-    failed: list[str] = []
+    errors: list[str] = []
     for done, error in enumerate(results, 1):
-        failed += [error] if error else []
+        errors += [error] if error else []
         progress(done, len(queue))
     cache.refresh()
-    if failed:
-        more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
-        raise InputError(f"{failed[0]}{more}: remove it from the manifest or repair it")
+    if failed is not None:
+        failed += errors
+    elif errors:
+        more = f" (and {len(errors) - 1} more)" if errors[1:] else ""
+        raise InputError(f"{errors[0]}{more}: remove it from the manifest or repair it")
     return cache
 
 
 def write_features(jobs: list[Job], cache: FeatureCache, folder: str | Path, frames: bool) -> None:
-    """Write one ``<id>.npy`` per utterance to ``folder``: float16 ``(N, T, D)`` or float32 statistics ``(2, N, D)``."""
+    """Write one ``<id>.npy`` per utterance to ``folder``: float16 ``(N, T, D)`` or float32 statistics ``(2, N, D)``.
+
+    Raises ``InputError`` before anything is written when two ids share a file name.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
-        path = folder / f"{job.id.replace('/', '_')}.npy"
-        with replace_atomically(path) as part:
+    for job, name in zip(jobs, unique_names([job.id for job in jobs]), strict=True):
+        with replace_atomically(folder / f"{name}.npy") as part:
             np.save(part, cache.frames(job.key) if frames else cache.pooled(job.key))
 
 
-def _read_bytes(name: str) -> bytes:
+def _hash_file(name: str | None) -> tuple[Any, int]:
+    """Return the hash of a recording's bytes, to be gone on with, and their number."""
+    if name is None:
+        raise AudioError("has no recording")
     try:
-        return Path(name).read_bytes()
+        with Path(name).open("rb") as file:
+            digest = hashlib.file_digest(file, start_key)
+            return digest, file.tell()
     except OSError as error:
         raise AudioError(f"{name}: cannot be read: {error.strerror}") from error
 

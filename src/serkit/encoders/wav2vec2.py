@@ -8,7 +8,7 @@ padding changes nothing: the first normalisation counts real frames only, and no
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -209,6 +209,10 @@ class Wav2Vec2Encoder(Encoder):
 
     def position_bias(self, size: int) -> Tensor | None:
         """Return a bias ``(heads, size, size)`` of the attention scores that depends on positions, None here."""
+        return None
+
+    def position_bias_rows(self, size: int) -> Callable[[slice], Tensor] | None:
+        """Return what computes some rows ``(heads, rows, size)`` of that bias; None where it is taken as a whole."""
         return None
 
     def run_blocks(

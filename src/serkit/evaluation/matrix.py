@@ -36,7 +36,7 @@ def create_matrix(
     two runs were trained on the same corpora: the matrix would have two values for a cell.
     """
     cells: dict[tuple[str, str], Numbers] = {}
-    for run in _find_runs(folders):
+    for run in find_runs(folders):
         facts = read_object(run / "provenance.json")
         train = "+".join(facts.get("corpora") or [run.name])
         for place in (run, *sorted((run / "on").glob("*/"))):
@@ -54,7 +54,8 @@ def create_matrix(
     return {"metric": metric, "train": trains, "test": tests, "cells": list(cells.values())}
 
 
-def _find_runs(folders: Sequence[str | Path]) -> list[Path]:
+def find_runs(folders: Sequence[str | Path]) -> list[Path]:
+    """Return the finished runs among ``folders`` and below them; their tests on other corpora are not runs."""
     found = []
     for folder in map(Path, folders):
         if (folder / "predictions.parquet").is_file():

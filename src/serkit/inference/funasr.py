@@ -79,7 +79,7 @@ class AutoModel:
         they are also written to ``<key>.npy`` there.
 
         Beyond FunASR: ``candidates`` restricts the classes, named by the whole label, either half of it or the card's
-        class. ``segments`` adds ``segments``, a list of ``{"start", "end", "label", "labels", "scores"}`` for every so
+        class. ``segments`` adds ``segments``, a list of ``{"start", "end", "label", "scores"}`` for every so
         many seconds, and the scores of single frames ``frame_scores (T, C)`` with ``frame_times (T,)``, the seconds at
         which they begin. ``errors`` "keep" puts ``{"key", "error"}`` in the place of a recording that cannot be used
         instead of raising its error.
@@ -156,7 +156,6 @@ class AutoModel:
                     "start": start,
                     "end": end,
                     "label": labels[int(scores[chosen].argmax())],
-                    "labels": labels,
                     "scores": scores[chosen].tolist(),
                 }
                 for start, end, scores in heard.segments(wanted.segments)

@@ -107,9 +107,8 @@ class Predictor:
         self.bundle = Bundle(bundle)
         self.card = self.bundle.card
         if not self.card.classes:
-            raise InputError(
-                f"{bundle}: knows no classes, only features: take a model with a head, or serkit predict --format funasr"
-            )
+            remedy = "take a model with a head, or serkit predict --format funasr"
+            raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
 

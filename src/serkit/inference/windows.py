@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,10 +70,8 @@ class Hearing:
     @property
     def frame_times(self) -> np.ndarray:
         """Where every frame begins ``(T,)``, in seconds of the recording."""
-        steps = [
-            window.start / SAMPLING_RATE + np.arange(window.count) / self.card.frame_rate for window in self.windows
-        ]
-        return np.concatenate(steps)
+        rate = self.card.frame_rate
+        return np.concatenate([each.start / SAMPLING_RATE + np.arange(each.count) / rate for each in self.windows])
 
     def segments(self, seconds: float) -> list[tuple[float, float, np.ndarray]]:
         """Return start and end in seconds and the probabilities ``(C,)`` of every ``seconds`` of the recording.
@@ -99,7 +97,7 @@ class Hearing:
         seconds = self.samples / SAMPLING_RATE
         if seconds < self.card.min_seconds:
             least = f"at least {self.card.min_seconds:g} s are needed"
-            return AudioError(f"{name}: is too short ({seconds:.3f} s): {least}")
+            return AudioError(f"{name}: is too short ({seconds:.3f} s, {self.samples} samples): {least}")
         return AudioError(f"{name}: is silent (peak {20 * np.log10(max(self.peak, 1e-12)):.0f} dB full scale)")
 
 
@@ -143,9 +141,7 @@ def hear(
         said = bundle.run(waveform, keep, True) if frames else bundle.run(waveform, keep)
         count = len(said.frame_probabilities)
         if not scores:
-            said = Outputs(
-                said.probabilities, said.embedding, said.frame_probabilities[:0].copy(), said.others, said.frames
-            )
+            said = replace(said, frame_probabilities=said.frame_probabilities[:0].copy())
         windows.append(Window(begin, position, count, said))
     return Hearing(card, tuple(windows), position, peak)
 

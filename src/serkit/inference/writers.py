@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 from serkit.inference.predictor import Prediction
 
@@ -55,10 +55,20 @@ def write_cai(predictions: Iterable[Prediction], classes: tuple[str, ...], file:
         print(" ".join(fields), file=file, flush=True)
 
 
-WRITERS: dict[str, Callable[[Iterable[Prediction], tuple[str, ...], TextIO], None]] = {
+def write_funasr(answers: Iterable[dict[str, Any]], classes: tuple[str, ...], file: TextIO) -> None:
+    """Write what ``serkit.inference.funasr`` answers as one JSON object a line, without scores of single frames."""
+    for answer in answers:
+        found = {name: value for name, value in answer.items() if name not in ("frame_scores", "frame_times")}
+        if "feats" in found:
+            found["feats"] = [round(float(value), 5) for value in found["feats"]]
+        print(json.dumps(found, ensure_ascii=False), file=file, flush=True)
+
+
+WRITERS: dict[str, Callable[[Iterable[Any], tuple[str, ...], TextIO], None]] = {
     "table": write_table,
     "json": write_json,
     "csv": write_csv,
     "cai": write_cai,
+    "funasr": write_funasr,
 }
-"""By name of the format; each takes predictions, all classes and where to write."""
+"""By name of the format; each takes predictions (FunASR's form: answers), all classes and where to write."""

@@ -20,7 +20,7 @@ from serkit.data.text import WAV2VEC2, CharTokenizer
 from serkit.encoders.wav2vec2 import MODEL_TYPES, Wav2Vec2Encoder, build
 from serkit.encoders.weights import Checkpoint, load_checkpoint
 from serkit.errors import InputError
-from serkit.models.heads import HeadConfig, create_head
+from serkit.models.heads import Ensemble, HeadConfig, create_head
 from serkit.models.model import Model
 from serkit.models.tasks import ClassConfig, ClassTask, CtcConfig, CtcTask, EmotionConfig, EmotionTask, Task
 
@@ -105,16 +105,21 @@ def _filled(linear: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     return linear
 
 
+def linear_head(linear: nn.Linear) -> Ensemble:
+    """Return a head that maps the mean over time as ``linear`` does."""
+    head = create_head(HEAD, [(1, linear.in_features)], linear.out_features)
+    member: Any = head.heads[0]
+    _filled(member.decide[-1], linear.weight, linear.bias)
+    return head
+
+
 def _emotion(checkpoint: Checkpoint, linear: nn.Linear, classes: Sequence[str]) -> EmotionTask:
     if len(classes) != linear.out_features:
         raise InputError(
             f"{checkpoint.source}: cls_head knows {linear.out_features} classes: name as many, not {', '.join(classes)}"
         )
-    head = create_head(HEAD, [(1, linear.in_features)], len(classes))
-    member: Any = head.heads[0]
-    _filled(member.decide[-1], linear.weight, linear.bias)
     merge = {"excited": "happy"} if "happy" in classes else {}
-    return EmotionTask(EmotionConfig(), head, LabelScheme("cai", tuple(classes), merge))
+    return EmotionTask(EmotionConfig(), linear_head(linear), LabelScheme("cai", tuple(classes), merge))
 
 
 def _ctc(checkpoint: Checkpoint, vocabulary: Path, linear: nn.Linear) -> CtcTask:

@@ -24,7 +24,55 @@ TASK_OUTPUTS = {"affect": "affect"}
 """Outputs that are no logits."""
 
 
-class Graph(nn.Module):
+class BundleGraph(nn.Module):
+    """What a bundle's ``model.onnx`` computes: ``waveforms (B, S)`` and ``lengths (B,)`` to :attr:`outputs`."""
+
+    encoder: Encoder
+
+    @property
+    def others(self) -> list[Task]:
+        """The tasks beside emotion."""
+        return []
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what :meth:`forward` returns."""
+        raise NotImplementedError
+
+
+class MeanGraph(BundleGraph):
+    """The highest layer of ``encoder``, its mean over time, and a linear ``head`` on it; None: features alone.
+
+    The logits of a frame are those of the frame itself: averaged over any span they are what the head says of the
+    span's mean, so that windows and segments add up exactly.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what :meth:`forward` returns."""
+        features = ["embedding", "frame_lengths", "frames"]
+        return features if self.head is None else ["logits", *features, "frame_logits"]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Return ``logits (B, C)``, ``embedding (B, D)``, ``frame_lengths (B,)``, ``frames (B, T, D)``.
+
+        ``frame_logits (B, T, C)`` follow; like frames they are zero past an utterance's end. Without a head there are
+        no logits.
+        """
+        features = self.encoder(waveforms, lengths)
+        frames = features.layers[:, -1]
+        embedding = frames.sum(1) / features.lengths[:, None]
+        given = embedding, features.lengths, frames
+        if self.head is None:
+            return given
+        return self.head(embedding), *given, self.head(frames) * features.mask()[:, :, None]
+
+
+class Graph(BundleGraph):
     """What a bundle's ``model.onnx`` computes: waveforms to logits, embedding and logits around every frame.
 
     ``tasks`` are those beside emotion, whose outputs follow; they see frames standardised by ``standardise``.

@@ -212,7 +212,7 @@ def predict(
 def evaluate_dev(
     model: Model, dev: WaveformSet, options: FinetuneOptions, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Return the weighted loss, each task's own, and mean recall over the classes that the dev part has, and accuracy."""
+    """Return the weighted loss, each task's own, accuracy and mean recall over the classes that the dev part has."""
     columns, losses = predict(model, dev, options, accelerator)
     total = sum(task.weight * losses[task.name] for task in model.each())
     line = {"dev_loss": total} | {f"dev_loss_{name}": value for name, value in losses.items()}

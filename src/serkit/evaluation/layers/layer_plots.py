@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from serkit.evaluation.curves import new_figure
+from serkit.evaluation.layers.arousal import SCALE, is_derived, tones
 from serkit.evaluation.layers.layer_similarity import LayerSimilarity, layer_pairs
 from serkit.evaluation.layers.probes import Probe
 from serkit.evaluation.layers.projection import Map
@@ -145,10 +147,11 @@ def draw_probes(probes: Sequence[Probe], titles: Mapping[str, str] | None = None
 def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
     """Draw utterances, a row of panels for each of ``maps``, a column for each of ``columns``.
 
-    Text gets colours, then shapes; of many values the most frequent are told apart. Numbers get a scale.
+    Text gets colours, then shapes; of many values the most frequent are told apart. Numbers get a scale. Low arousal is
+    red and high arousal blue, rated or told by the class.
     """
-    most = max(min(MOST_NAMES + 1, column.n_unique()) for column in columns.iter_columns())
-    below = 0.22 + 0.175 * math.ceil(most / 4)
+    lines = [min(MOST_NAMES + 1, column.n_unique()) / _across(column) for column in columns.iter_columns()]
+    below = 0.22 + 0.175 * math.ceil(max(lines))
     figure = new_figure(0.4 + 3.5 * columns.width, 0.4 + 3.1 * len(maps) + below)
     ratios = [3.1] * len(maps) + [below]
     shared: Any = {"squeeze": False, "sharex": "row", "sharey": "row", "height_ratios": ratios}
@@ -158,19 +161,23 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
         handles: list[Any] = []
         for panel, made in zip(panels[:, place], maps, strict=False):
             if column.dtype.is_numeric():
-                shown = panel.scatter(*made.points.T, c=column.to_numpy(), s=9, cmap="cividis", linewidths=0)
+                cmap: Any = (
+                    LinearSegmentedColormap.from_list("arousal", SCALE) if column.name == "arousal" else "cividis"
+                )
+                shown = panel.scatter(*made.points.T, c=column.to_numpy(), s=9, cmap=cmap, linewidths=0)
             else:
                 handles = _scatter(panel, made.points, column)
             panel.set(xlabel=made.axes[0], xticks=[], yticks=[])
             panel.spines[["top", "right"]].set_visible(False)
-        panels[0, place].set_title(column.name, fontsize=11)
+        title = f"{column.name} (red: low, blue: high)" if column.name == "arousal" else column.name
+        panels[0, place].set_title(title, fontsize=11)
         legend = panels[-1, place]
         legend.axis("off")
         if shown is not None:
             bar = figure.colorbar(shown, ax=legend, location="bottom", fraction=0.3, aspect=30)
             bar.outline.set_visible(False)
         else:
-            legend.legend(handles=handles, loc="upper center", ncols=4, frameon=False, fontsize=8,
+            legend.legend(handles=handles, loc="upper center", ncols=_across(column), frameon=False, fontsize=8,
                           columnspacing=1, handletextpad=0.1, borderpad=0)  # fmt: skip
     for panel, made in zip(panels[:, 0], maps, strict=False):
         layer = f", layer {made.layer}" if made.of_many else ""
@@ -178,13 +185,26 @@ def draw_maps(maps: Sequence[Map], columns: pl.DataFrame) -> Figure:
     return figure
 
 
+def _across(column: pl.Series) -> int:
+    """Return how many names stand side by side in a legend."""
+    return 3 if is_derived(column) else 4
+
+
 def _scatter(panel: Any, points: Floats, column: pl.Series) -> list[Any]:
     labels = column.cast(pl.String).fill_null(UNKNOWN)
     names = labels.value_counts(sort=True)[column.name].to_list()[:MOST_NAMES]
     names = [name for name in sorted_names(labels) if name in names]
+    looks: dict[str, dict[str, Any]] = {
+        name: {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)]}
+        for number, name in enumerate(names)
+    }
+    if is_derived(column):
+        looks = {
+            name: {"color": colour, "marker": MARKERS[place % len(MARKERS)]}
+            for name, (colour, place) in tones(names).items()
+        }
     handles = []
-    for number, name in enumerate(names):
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)]}
+    for name, look in looks.items():
         rows = (labels == name).to_numpy()
         panel.scatter(*points[rows].T, s=11, alpha=0.75, linewidths=0, **look)
         handles.append(Line2D([], [], linestyle="", markersize=5, markeredgewidth=0, label=name, **look))

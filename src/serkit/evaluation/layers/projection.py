@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from serkit.data.files import write_json, write_text
 from serkit.data.representation import ALWAYS, Representation
 from serkit.errors import InputError, missing_extra, nearest
+from serkit.evaluation.layers.arousal import derive_arousal
 from serkit.evaluation.layers.similarity import standardise
 from serkit.evaluation.metrics import Floats
 
@@ -55,7 +56,13 @@ def project(features: ArrayLike, method: str = "pca", seed: int = 0) -> tuple[Fl
 
 
 def check_columns(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """Return the columns that colour a map; raises ``InputError`` for one that is not there or is empty."""
+    """Return the columns that colour a map; raises ``InputError`` for one that is not there or is empty.
+
+    Without ratings, "arousal" is what the class says of it (:mod:`serkit.evaluation.layers.arousal`).
+    """
+    rated = "arousal" in table.columns and table["arousal"].null_count() < table.height
+    if "arousal" in names and not rated and "emotion" in table.columns and table["emotion"].null_count() < table.height:
+        table = table.with_columns(derive_arousal(table["emotion"]))
     for name in names:
         if name not in table.columns or table[name].null_count() == table.height:
             full = [column for column in table.columns if table[column].null_count() < table.height]

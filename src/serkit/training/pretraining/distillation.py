@@ -89,7 +89,7 @@ class Distillation(nn.Module):
         local = self.student.project(self.student.front_end(waveforms, lengths))
         frames = self.student.frame_lengths(lengths)
         real = frame_mask(frames, local.shape[1])
-        targets = self.targets(local.detach(), frames)
+        targets, means = self.targets(local.detach(), frames)
         clones = len(masks[0])
         hidden = torch.zeros(len(masks), clones, local.shape[1], dtype=torch.bool)
         for row, mask in zip(hidden, masks, strict=True):
@@ -98,37 +98,41 @@ class Distillation(nn.Module):
         local, real = local.repeat_interleave(clones, 0), real.repeat_interleave(clones, 0)
         tokens, kept, places, seen = self.see(local, hidden, real)
         predicted = self.decoder(self.fill_in(kept, places, seen, local.shape[1]), real)
-        repeated = targets.repeat_interleave(clones, 0)
-        predicted, wanted = predicted[hidden].float(), repeated[hidden]
+        predicted, wanted = predicted[hidden].float(), targets.repeat_interleave(clones, 0)[hidden]
         scale = local.shape[2] ** -0.5
         frame = (predicted - wanted).square().sum() * scale
-        means = repeated.sum(1) / real.sum(1, keepdim=True)
-        said = self.summarise(tokens, kept, seen)
-        utterance = (said.float() - means).square().sum() * scale
+        said = self.summarise(tokens, kept, seen).float()
+        utterance = (said - means.repeat_interleave(clones, 0)).square().sum() * scale
         count, rows = len(wanted), len(hidden)
         weight = self.options.utterance_weight * count / (rows if self.options.utterance_scale == "mean" else 1)
         facts = {"target_variance": _variance(wanted), "prediction_variance": _variance(predicted)}
         return Losses(frame, weight * utterance, count, facts)
 
     @torch.no_grad()
-    def targets(self, local: Tensor, frames: Tensor) -> Tensor:
+    def targets(self, local: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the teacher makes of ``local (B, T, D)`` features, of which ``frames (B,)`` are real.
 
-        The mean of what feed-forward adds in its last blocks, each channel of each brought to mean 0 and variance 1
-        over the clip; float32, zero past a clip's end.
+        For frames ``(B, T, D)`` the mean of what feed-forward adds in its last blocks, each channel of each brought to
+        mean 0 and variance 1 over the clip; float32, zero past a clip's end. For the utterance ``(B, D)`` the mean of
+        those over time, which is 0 but for rounding, or of the same without that normalisation.
         """
         mask = frame_mask(frames, local.shape[1])
         blocks, prefixed = [cast(Block, block) for block in _transformer(self.teacher).layers], self.teacher.prefixed
         x = self.teacher.prefix(self.teacher.position(local, mask))
         bias = self.teacher.mask_bias(self.teacher.position_bias(local.shape[1]), mask)
         total = torch.zeros(local.shape, device=local.device)
+        means = total.new_zeros(len(local), local.shape[2])
         for number, block in enumerate(blocks):
             x = block.mix(x, None, bias)
             result = block.feed_forward(x)
             x = block.final_layer_norm(x + result)
             if number >= len(blocks) - self.options.top_layers:
-                total += _normalise(result[:, prefixed:].float(), mask)
-        return total / self.options.top_layers
+                result = result[:, prefixed:].float()
+                total += _normalise(result, mask)
+                means += F.layer_norm(_mean(result, mask), means.shape[1:])
+        total /= self.options.top_layers
+        instance = self.options.utterance_target == "instance"
+        return total, _mean(total, mask) if instance else means / self.options.top_layers
 
     def see(self, local: Tensor, hidden: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the student on the frames of ``local (B, T, D)`` that are ``real`` and not ``hidden``, both ``(B, T)``.
@@ -159,7 +163,7 @@ class Distillation(nn.Module):
             return tokens.mean(1)
         if self.options.utterance == "token":
             return tokens[:, -1]
-        return (kept * seen[:, :, None]).sum(1) / seen.sum(1, keepdim=True)
+        return _mean(kept, seen)
 
     def decay(self, update: int) -> float:
         """Return the share of itself that the teacher keeps at the ``update``-th update, counted from 1."""
@@ -204,11 +208,15 @@ def _transformer(encoder: Emotion2vecEncoder) -> Transformer:
     return encoder.encoder
 
 
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean ``(B, D)`` of ``x (B, T, D)`` over the frames of ``mask (B, T)``."""
+    return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+
 def _normalise(x: Tensor, mask: Tensor) -> Tensor:
     """Bring each channel of ``x (B, T, D)`` to mean 0 and variance 1 over the frames of ``mask (B, T)``."""
-    real, count = mask[:, :, None], mask.sum(1)[:, None, None]
-    centred = (x - (x * real).sum(1, keepdim=True) / count) * real
-    return centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()
+    centred = (x - _mean(x, mask)[:, None]) * mask[:, :, None]
+    return centred * (_mean(centred.square(), mask)[:, None] + 1e-5).rsqrt()
 
 
 def _variance(x: Tensor) -> Tensor:

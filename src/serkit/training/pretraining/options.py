@@ -104,6 +104,9 @@ class DistillationOptions(Section):
 
     ``utterance`` says whose difference from the mean target counts ``utterance_weight`` times beside that of the
     frames: the mean of all tokens ("chunk"), one "token", or without tokens the mean of the frames ("global").
+    The ``utterance_target`` that the published settings lead to, "instance", is 0: a mean over the time over which
+    each channel was normalised. "layer" takes the mean before that and normalises it over channels, so that it
+    differs from utterance to utterance.
     ``utterance_scale`` "sum" adds it up over clips times masked frames as data2vec 2.0 does, "mean" takes a mean over
     clips. The teacher keeps a share of itself that goes from ``ema_start`` to ``ema_end`` in ``ema_anneal_steps``
     updates. ``regularise`` acts on the student alone.
@@ -117,6 +120,7 @@ class DistillationOptions(Section):
     mask_generator: Literal["block", "span"] = "block"
     mask_noise: float = Field(0.01, ge=0)
     utterance: Literal["chunk", "token", "global"] = "chunk"
+    utterance_target: Literal["instance", "layer"] = "instance"
     utterance_weight: float = Field(1.0, ge=0)
     utterance_scale: Literal["mean", "sum"] = "mean"
     decoder_dim: int = Field(384, ge=1)
