@@ -5,10 +5,10 @@
 
 Two environments: this runs in serkit's, and FunASR in its own, which it starts with ``--funasr`` and which sees
 benchmarks/emotion2vec_funasr.py alone. To make one: ``python -m venv VENV``, then ``pip install torch==2.13.0``,
-``pip install --no-deps funasr==1.4.16`` and ``pip install numpy omegaconf soundfile librosa kaldiio tqdm requests PyYAML
-setuptools``. ``--conf`` are FunASR's ``model_conf`` as JSON, of base and maybe others. Recordings are those of RAVDESS and
-EmoDB under the folder SERKIT_DATA. No weights are needed: FunASR's class is given random ones, all of them, norms and
-ALiBi scales too, and saves a folder like the published ones, from which both sides read them.
+``pip install --no-deps funasr==1.4.16`` and ``pip install numpy omegaconf soundfile librosa kaldiio tqdm requests
+PyYAML setuptools``. ``--conf`` are FunASR's ``model_conf`` as JSON, of base and maybe others. Recordings are those of
+RAVDESS and EmoDB under the folder SERKIT_DATA. No weights are needed: FunASR's class is given random ones, all of them,
+norms and ALiBi scales too, and saves a folder like the published ones, from which both sides read them.
 
     parity   for every configuration: features and logits of noise of several lengths, each alone; all as one padded
              batch with ``reference=True`` against FunASR's class given the padding mask
@@ -19,7 +19,8 @@ ALiBi scales too, and saves a folder like the published ones, from which both si
              serkit-1, -cores     extraction into the feature cache, one single-threaded process, one per core
              serkit-batch-1       one process with one thread, encode_batches with 200 s of padded audio a batch
              int8-...             the same with precision="int8"
-    lengths  one recording of 10, 30, ... seconds, a fresh process and one thread each: time and peak memory
+    lengths  one recording of 10, 30, ... seconds, a fresh process and one thread each: time and peak memory; FunASR
+             until it fails with ``--memory``
 
 Weights are loaded and a file is encoded before the clock runs. Rows alternate within a round, in reversed order every
 other round; ratios are medians of the rounds' ratios. Processor time is what counts for rows of one thread: other work
@@ -67,10 +68,18 @@ ROWS = (
 class Funasr:
     """The process of FunASR."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, memory: float | None = None) -> None:
+        """``memory`` in GiB is the most address space it gets, so that it fails before the machine does."""
+        limit = None if memory is None else int(memory * 2**30)
+        prepare = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         script = Path(__file__).with_name("emotion2vec_funasr.py")
         self.process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [python, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=prepare,
         )
 
     def __call__(self, do: str, **request: Any) -> dict[str, Any]:
@@ -127,7 +136,9 @@ def measure_parity(python: str, conf: dict[str, Any], folder: Path) -> dict[str,
 def list_recordings(count: int) -> list[str]:
     """Return ``count`` recordings of RAVDESS and EmoDB in turn, evenly spaced among all."""
     root = Path(os.environ.get("SERKIT_DATA", "../shared/data/audio"))
-    corpora = [sorted(p for p in (root / name).rglob("*") if p.suffix in (".wav", ".flac")) for name in ("ravdess", "emodb")]
+    corpora = [
+        sorted(p for p in (root / name).rglob("*") if p.suffix in (".wav", ".flac")) for name in ("ravdess", "emodb")
+    ]
     picked = [files[len(files) * number // -(-count // 2)] for number in range(-(-count // 2)) for files in corpora]
     return [str(path.resolve()) for path in picked[:count]]
 
@@ -210,10 +221,10 @@ def measure_speed(python: str, folder: Path, files: list[str], rounds: int, name
     return {"threads_default": chosen, "walls": walls, "cpus": cpus, "far": far}
 
 
-def measure_length(folder: Path, file: Path, python: str | None) -> dict[str, float] | str:
+def measure_length(folder: Path, file: Path, python: str | None, memory: float) -> dict[str, float] | str:
     """Encode ``file`` in a fresh process, of FunASR (its ``python``) or serkit's; returns seconds and peak memory."""
     if python is not None:
-        funasr = Funasr(python)
+        funasr = Funasr(python, memory)
         try:
             funasr("open", folder=str(folder))
             return funasr("run", files=[str(file)], threads=1, together=False)
@@ -238,16 +249,16 @@ def encode_alone(folder: str, file: str) -> None:
     print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - busy, "peak_gib": peak}))
 
 
-def measure_lengths(python: str, folder: Path, seconds: list[int]) -> dict[int, dict[str, Any]]:
+def measure_lengths(python: str, folder: Path, seconds: list[int], memory: float) -> dict[int, dict[str, Any]]:
     """Return time and memory of either side for recordings of so many ``seconds``; FunASR stops where it fails."""
     results: dict[int, dict[str, Any]] = {}
     failed = ""
     for length in seconds:
         file = folder / f"{length}.wav"
         soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, length * RATE), RATE, subtype="PCM_16")
-        theirs = failed or measure_length(folder, file, python)
+        theirs = failed or measure_length(folder, file, python, memory)
         failed = theirs if isinstance(theirs, str) else ""
-        results[length] = {"funasr": theirs, "serkit": measure_length(folder, file, None)}
+        results[length] = {"funasr": theirs, "serkit": measure_length(folder, file, None, memory)}
         print(length, results[length], file=sys.stderr)
     return results
 
@@ -256,7 +267,10 @@ def report_speed(result: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Print the table of speed; returns it with the ratios to compare."""
     walls, cpus, table = result["walls"], result["cpus"], {}
     print(f"\nFunASR chooses {result['threads_default']} threads; {count_cores()} cores\n")
-    print("row                core s / audio s  wall s / audio s   x processor time (range)   x wall (range)         difference")
+    print(
+        "row                core s / audio s  wall s / audio s   x processor time (range)   x wall (range)         "
+        "difference"
+    )
     for name in walls:
         other = ("funasr-list-" if "batch" in name else "funasr-") + ("cores" if name.endswith("cores") else "1")
         ratios = [[a / b for a, b in zip(times[other], times[name], strict=True)] for times in (cpus, walls)]
@@ -281,6 +295,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lengths", default="10,30,60,120,180,240,300")
     parser.add_argument("--rows", default=ROWS, help="funasr-1 must be among them, and what others are compared with")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB of address space that FunASR gets in lengths")
     parser.add_argument("--parts", default="parity,speed,lengths")
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # every row sets its own
@@ -302,12 +317,16 @@ def main() -> None:
         if "speed" in parts:
             files = list_recordings(options.files)
             seconds = sum(soundfile.info(file).duration for file in files)
-            print(f"{len(files)} files, {seconds:.1f} s, {options.rounds} rounds, load before {result['load_before']:.1f}")
+            print(
+                f"{len(files)} files, {seconds:.1f} s, {options.rounds} rounds, load before {result['load_before']:.1f}"
+            )
             names = options.rows.split(",")
             found = measure_speed(options.funasr, folder, files, options.rounds, names)
             result["speed"] = report_speed(found, seconds)
         if "lengths" in parts:
-            result["lengths"] = measure_lengths(options.funasr, folder, [int(n) for n in options.lengths.split(",")])
+            result["lengths"] = measure_lengths(
+                options.funasr, folder, [int(n) for n in options.lengths.split(",")], options.memory
+            )
             for length, sides in result["lengths"].items():
                 said = {side: f"{v['cpu']:.1f} core s, {v['peak_gib']:.2f} GiB" if isinstance(v, dict) else v
                         for side, v in sides.items()}  # fmt: skip

@@ -74,7 +74,10 @@ def compare(clips: str, out: str) -> dict[str, Any]:
     arrays = {}
     for number, wave in enumerate(waves):
         features = model.extract_features(wave[None], padding_mask=None)["x"]
-        arrays[f"alone_{number}"], arrays[f"logits_{number}"] = features[0].numpy(), model.proj(features.mean(1)).numpy()
+        arrays[f"alone_{number}"], arrays[f"logits_{number}"] = (
+            features[0].numpy(),
+            model.proj(features.mean(1)).numpy(),
+        )
     longest = max(len(wave) for wave in waves)
     batch = torch.stack([torch.nn.functional.pad(wave, (0, longest - len(wave))) for wave in waves])
     mask = torch.arange(longest)[None, :] >= torch.tensor([len(wave) for wave in waves])[:, None]

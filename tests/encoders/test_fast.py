@@ -13,6 +13,7 @@ from torch import nn
 
 from serkit.encoders import create_encoder, gemm
 from serkit.encoders.blocks import ConvLayer, PositionLayer, Wav2Vec2Config
+from serkit.encoders.emotion2vec import Emotion2vecConfig, Emotion2vecEncoder
 from serkit.encoders.fast import CHUNK_FRAMES, FastConv, FastEncoder, FastPosition, FirstConv, obstacle
 from serkit.encoders.gemm import LEVELS, Int8Linear, PackedLinear, PlainLinear, quantise
 from serkit.encoders.wav2vec2 import TINY, Wav2Vec2Encoder
@@ -29,6 +30,10 @@ VARIANTS = {
     "layer norm, post-norm": (Wav2Vec2Encoder, {"front_norm": "layer"}),
     "odd positions, no projection norm": (Wav2Vec2Encoder, {"position_kernel": 15, "projection_norm": False}),
     "data2vec": (Wav2Vec2Encoder, {"front_norm": "layer", "position_layers": 3, "position_kernel": 7}),
+    "even positions in a stack": (Wav2Vec2Encoder, {"front_norm": "layer", "position_layers": 2, "position_kernel": 4}),
+    "emotion2vec": (
+        Emotion2vecEncoder, {"front_norm": "layer", "position_layers": 3, "position_kernel": 7, "tokens": 3},
+    ),
     "other convolutions": (
         Wav2Vec2Encoder, {"conv_kernel": (8, 3, 4, 3, 3, 2, 1), "conv_stride": (4, 2, 3, 1, 2, 2, 1)},
     ),
@@ -42,7 +47,8 @@ ALL = (0, "input", 1, 2)
 def make(variant="base", precision="fp32", layers=ALL, **changes):
     kind, options = VARIANTS[variant]
     torch.manual_seed(0)
-    encoder = kind("x", replace(TINY, **options, **changes), layers, precision=precision).eval()
+    config = Emotion2vecConfig if kind is Emotion2vecEncoder else Wav2Vec2Config
+    encoder = kind("x", config(**vars(TINY) | options | changes), layers, precision=precision).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in encoder.parameters():
@@ -99,6 +105,20 @@ def test_a_choice_of_layers(variant, layers, monkeypatch):
     ours = encode(encoder, clip)
     assert ours.shape[0] == len(layers)
     torch.testing.assert_close(ours, encode(encoder, clip, monkeypatch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 512])
+def test_rows_of_a_bias_give_what_the_whole_gives(rows, monkeypatch):
+    encoder, clip = make("emotion2vec"), noise(9000)
+    whole = encode(encoder, clip)
+    monkeypatch.setattr("serkit.encoders.fast.CHUNK_ROWS", rows)
+    monkeypatch.setattr("serkit.encoders.emotion2vec.WHOLE_BIAS", 27)
+    assert encoder.position_bias_rows(27) is None  # frames of the clip
+    monkeypatch.setattr("serkit.encoders.emotion2vec.WHOLE_BIAS", 26)
+    some = encoder.position_bias_rows(27)
+    assert torch.equal(torch.cat([some(slice(0, 4)), some(slice(4, 30))], 1), encoder.position_bias(27))
+    monkeypatch.setattr(encoder, "position_bias", None)  # is not asked
+    torch.testing.assert_close(encode(encoder, clip), whole, atol=1e-5, rtol=0)
 
 
 def test_base_size_is_within_1e_4(monkeypatch):
@@ -258,6 +278,18 @@ def test_triples_of_frames_equal_the_convolution(rows, norm):
     fast = FastConv(layer, 2, "fp32")
     assert fast.triples
     torch.testing.assert_close(fast(x), layer(x.T[None], None)[0].T, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("level", [0.0, 1e-3, 1.0])
+@torch.no_grad()
+def test_a_layer_normalisation_is_folded_into_the_first_convolution(bias, level):
+    layer = ConvLayer(1, 24, 10, 5, bias, "layer")
+    nn.init.normal_(layer.layer_norm.weight)
+    nn.init.normal_(layer.layer_norm.bias)
+    first, waveform = FirstConv(layer, 5), noise(2000, level=level) + 3 * level
+    expected = copy.deepcopy(layer).double()(waveform[None, None].double(), None)[0].T.float()
+    torch.testing.assert_close(first(waveform, *first.fold(waveform)), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

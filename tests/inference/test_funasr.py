@@ -217,7 +217,7 @@ def test_without_a_head_there_are_features_alone(exported, checkpoint, golden, t
 
 
 def test_a_bundle_is_refused_when_its_features_are_others(exported, checkpoint, tmp_path):
-    state = {**checkpoint.state, "utterance_tokens": checkpoint.state["utterance_tokens"] + 1}
+    state = {**checkpoint.state, "utterance_tokens": checkpoint.state["utterance_tokens"].flip(-1)}
     with pytest.raises(export.SerkitError, match="not written"):
         export_emotion2vec(replace(checkpoint, head=None, tokens=None, state=state), tmp_path / "bare")
 
