@@ -4,8 +4,7 @@
 
 Exports the checkpoint as float32 and as int8, and computes noise of each length with both bundles, with serkit's own
 CPU path and with the plain module, in turn, so that a busy machine slows all alike. Prints processor seconds (least of
-``--rounds``), their ratio to the plain module, and how far the probabilities or embeddings of each length differ from
-it. Ends with one JSON line.
+``--rounds``), their ratio to the plain module, and how far the embeddings differ from its. Ends with one JSON line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How much memory and time do the features of a long recording take, and how far is cutting it from not cutting it?
 
-    python benchmarks/long_files.py [--minutes 1 10 60] [--drift 0] [--weights FOLDER] [--folder PATH]
+    python benchmarks/long_files.py [--minutes 1 10 60] [--drift 0] [--dim 768] [--weights FOLDER] [--folder PATH]
 
 Recordings are made of the clips of EmoDB, EMOVO and RAVDESS under SERKIT_DATA, in random order, one after the other.
 For each length a process of one thread writes the last layer of emotion2vec's base size, float32 frames, as
@@ -39,9 +39,10 @@ DATA = Path(os.environ.get("SERKIT_DATA") or Path(__file__).parents[2] / "shared
 SETTINGS = (Windows(30, 0), Windows(30, 4), Windows(30, 8), Windows(10, 2))
 
 
-def write_random_weights(folder: Path) -> Path:
-    """Write a checkpoint of base size in which every tensor matters."""
-    encoder = Emotion2vecEncoder("emotion2vec", Emotion2vecConfig())
+def write_random_weights(folder: Path, dim: int) -> Path:
+    """Write a checkpoint in which every tensor matters: base size for 768, otherwise as deep and ``dim`` wide."""
+    config = Emotion2vecConfig(dim=dim, ffn=4 * dim, conv_dim=(dim * 2 // 3,) * 7)
+    encoder = Emotion2vecEncoder("emotion2vec", config)
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, tensor in encoder.state_dict().items():
@@ -147,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, nargs="*", default=[1, 10, 60])
     parser.add_argument("--drift", type=int, default=0)
+    parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--measure", type=Path, nargs=3, help=argparse.SUPPRESS)
@@ -157,7 +159,7 @@ def main() -> None:
     rows, drifts = [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        weights = options.weights or write_random_weights(folder / "weights")
+        weights = options.weights or write_random_weights(folder / "weights", options.dim)
         if options.minutes:
             print("| minutes | memory before, MB | peak, MB | processor, s | s per minute | frames | file, MB |")
             print("|---|---|---|---|---|---|---|")
@@ -179,7 +181,8 @@ def main() -> None:
             print("| " + " | ".join(drifts[0]) + " |\n" + "|---" * len(drifts[0]) + "|")
             for row in drifts:
                 print("| " + " | ".join(str(value) for value in row.values()) + " |")
-    facts = {"weights": str(options.weights or "random"), "torch": torch.__version__, "rows": rows, "drift": drifts}
+    name = str(options.weights or f"random, {options.dim} wide")
+    facts = {"weights": name, "torch": torch.__version__, "rows": rows, "drift": drifts}
     print(json.dumps(facts))
 
 

@@ -105,6 +105,14 @@ def test_every_failure_is_named_and_the_others_go_on(serkit, folder, tmp_path, l
     assert written == (set() if layout == "corpus" else {"b.npy", "happy one.npy"})
 
 
+def test_a_corpus_without_a_recording_of_its_list_is_not_stacked(serkit, folder, tmp_path):
+    (tmp_path / "m.csv").write_text(f"id,audio,emotion\nb,{folder}/clips/b.wav,sad\ngone,gone.wav,sad\n")
+    command = ["extract", tmp_path / "m.csv", f"weights={folder / 'whisper.safetensors'}", "-o", tmp_path / "out"]
+    result = serkit(*command, "--layout", "corpus")
+    assert result.code == 2 and "serkit: utterance gone: " in result.err and "nothing is stacked" in result.err
+    assert not list((tmp_path / "out").glob("train.*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -111,6 +111,29 @@ def test_a_corpus_is_stacked_in_the_order_of_the_manifest(tmp_path, spec, jobs, 
     assert len(read_corpus_features(tmp_path / "out" / "layer1").lengths) == 2
 
 
+def test_a_corpus_goes_on_when_it_was_stopped_while_stacking(tmp_path, spec, jobs, calls, monkeypatch):
+    write = module.write_corpus_features
+
+    def stopped(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_corpus_features", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        extract_corpus(jobs, spec, tmp_path / "out", FRAMES)
+    assert (tmp_path / "out" / "train.npy").exists()
+    monkeypatch.setattr(module, "write_corpus_features", write)
+    assert extract_corpus(jobs, spec, tmp_path / "out", FRAMES) == [] and len(calls) == 4
+    assert len(read_corpus_features(tmp_path / "out").lengths) == 4
+    assert not (tmp_path / "out" / ".train.clips").exists()
+
+
+def test_a_corpus_with_an_utterance_missing_is_not_stacked(tmp_path, spec, jobs, calls):
+    assert extract_corpus(jobs[1:], spec, tmp_path / "out", FRAMES, complete=False) == []
+    assert not list((tmp_path / "out").glob("train.*")) and len(calls) == 3
+    assert extract_corpus(jobs, spec, tmp_path / "out", FRAMES) == [] and len(calls) == 4
+
+
 def test_failures_are_named_and_the_others_go_on(tmp_path, spec, jobs, write_wav, calls):
     (tmp_path / "bad.wav").write_bytes(b"no recording")
     short = write_wav(tmp_path / "short.wav", seconds=0.001)

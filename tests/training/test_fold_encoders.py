@@ -88,14 +88,20 @@ def test_several_processes_give_the_bits_of_one(go, tmp_path):
     )
 
 
-def test_some_folds_are_run_and_the_others_later(go, tmp_path):
+def test_some_folds_are_run_and_the_others_later(go, root, tmp_path):
     first = pl.read_parquet(go(tmp_path / "run", 'protocol.only=["f2"]'))
     assert first["fold"].unique().to_list() == ["f2"] and first["speaker"].unique().to_list() == ["f2"]
     facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert [fold["name"] for fold in facts["folds"]] == ["f2"] and list(facts["encoder_fingerprint"]) == ["f2"]
     model = tmp_path / "run" / "models" / "f2-seed0.safetensors"
     written = model.stat().st_mtime_ns
+    (planned,) = plan_experiment(root / "own.toml", tmp_path / "run")
+    assert (
+        not planned.trained
+        and plan_experiment(root / "own.toml", tmp_path / "run", ['protocol.only=["f2"]'])[0].trained
+    )
     every = go(tmp_path / "run")
+    assert planned.trained
     assert model.stat().st_mtime_ns == written and one_fold(every, "f2").equals(first)
     assert every.read_bytes() == go(tmp_path / "whole").read_bytes()
 

@@ -91,7 +91,9 @@ def extract(
         elif layout is Layout.emotion2vec:
             failed += extract_clips(jobs, spec, output, wanted, workers, told, device)
         else:
-            failed += extract_corpus(jobs, spec, output, wanted, part, labels, workers, told, device)
+            failed += extract_corpus(
+                jobs, spec, output, wanted, part, labels, workers, told, device, complete=not failed
+            )
     for line in failed:
         typer.echo(f"serkit: {line}", err=True)
     if failed and layout is Layout.corpus:

@@ -136,7 +136,7 @@ def convert(
         bool, typer.Option("--bundle", help="emotion2vec: write a bundle, which recognises without PyTorch")
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="a bundle with 8-bit matrix products: a quarter of the size")
+        bool, typer.Option("--int8", help="a bundle with 8-bit matrix products: smaller and faster")
     ] = False,
 ) -> None:
     """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""

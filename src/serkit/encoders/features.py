@@ -98,32 +98,35 @@ def extract_corpus(
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
     device: str = "cpu",
+    complete: bool = True,
 ) -> list[str]:
     """Write the frames of all utterances, in order, as ``part.npy``, ``part.lengths`` and, with ``labels``, ``.emo``.
 
     Takes, returns and raises what :func:`extract_clips` does. Clips are first written to ``.part.clips``, and stacked
-    when none has failed: a stack with holes would not fit the list that it was made from. ``part.json`` says what the
-    files hold; a ``part.npy`` that holds something else raises ``InputError``.
+    when none has failed, and none is missing from ``jobs`` already (``complete``): a stack with holes would not fit the
+    list that it was made from. ``part.json`` says what the files hold; a ``part.npy`` that holds something else raises
+    ``InputError``.
     """
     folder, encoder = Path(folder), _create(spec, device)
     facts = {**_describe(encoder, wanted, device), "utterances": [[job.id, job.key] for job in jobs]}
-    facts["labels"] = None if labels is None else [label for _, label in labels]
+    facts["labels"] = None if labels is None else [list(pair) for pair in labels]
     known = read_object(folder / f"{part}.json")
-    places = _places(encoder, wanted)
-    if known == facts and all((folder / place / f"{part}.npy").exists() for place in places):
+    stacks = [folder / place / f"{part}.npy" for place in _places(encoder, wanted)]
+    if complete and known == {**facts, "finished": True} and all(path.exists() for path in stacks):
         return []
-    for place in places:
-        if known != facts and (folder / place / f"{part}.npy").exists():
-            raise InputError(f"{folder / place / part}.npy: holds other features: choose another folder or part")
+    foreign = [path for path in stacks if known != {**facts, "finished": False} and path.exists()]
+    if foreign:
+        raise InputError(f"{foreign[0]}: holds other features: choose another folder or part")
     clips = folder / f".{part}.clips"
     failed = _extract(jobs, spec, encoder, clips, wanted, workers, progress, device)
-    if failed:
+    if failed or not complete:
         return failed
+    write_json(folder / f"{part}.json", {**facts, "finished": False})
     names = unique_names([job.id for job in jobs])
-    for place in places:
-        pieces = (open_frames(clips / place / f"{name}.npy") for name in names)
-        write_corpus_features(folder / place, part, pieces, labels)
-    write_json(folder / f"{part}.json", facts)
+    for path in stacks:
+        pieces = (open_frames(clips / path.relative_to(folder).parent / f"{name}.npy") for name in names)
+        write_corpus_features(path.parent, part, pieces, labels)
+    write_json(folder / f"{part}.json", {**facts, "finished": True})
     shutil.rmtree(clips)
     return []
 
@@ -260,8 +263,13 @@ def _write_task(task: _Task, encoder: Encoder, wanted: Wanted) -> str | None:
             write_layers(states, task.paths[0])
         else:
             write_statistics(states, task.paths[0])
-    except (SerkitError, ValueError, RuntimeError) as error:  # too short, undecodable, no memory: the others go on
-        return str(error).splitlines()[0]
+    except (
+        SerkitError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+    ) as error:  # too short, undecodable, no memory: the others go on
+        return (str(error) or type(error).__name__).splitlines()[0]
     return None
 
 

@@ -1,9 +1,9 @@
 """The layer-normalised front end while it is trained on a CPU: frames as rows, convolutions as matrix products.
 
-Two to three times as fast, forward and backward, as convolutions over ``(B, C, T)``, whose normalisation over channels
-needs every number moved there and back (``docs/pretraining.md``). All utterances of a batch lie in one long row of
-frames, which has a whole number of rows at every layer: what lies across the border of two utterances is computed and
-left out.
+Faster, forward and backward, than convolutions over ``(B, C, T)``, whose normalisation over channels needs every number
+moved there and back: 2.6 times at 64 channels and 1.6 at 512, in bfloat16 3.3 and 1.9 (one core, AMD EPYC). All
+utterances of a batch lie in one long row of frames, which has a whole number of rows at every layer: what lies across
+the border of two utterances is computed and left out.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from serkit.errors import InputError, SerkitError
 from serkit.processes import leads
 from serkit.progress import Step, no_steps
 from serkit.training.recipe import Recipe, load_variants
-from serkit.training.run import holds_recipe, read_provenance, train
+from serkit.training.run import holds_predictions, read_provenance, train
 from serkit.training.transfer import evaluate_on, read_test
 
 
@@ -29,7 +29,7 @@ class PlannedRun:
     @property
     def trained(self) -> bool:
         """Whether the folder holds the predictions of just this recipe."""
-        return holds_recipe(self.folder, self.recipe) and (self.folder / "predictions.parquet").is_file()
+        return holds_predictions(self.folder, self.recipe)
 
     @property
     def tests(self) -> list[str]:

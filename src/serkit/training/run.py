@@ -116,11 +116,24 @@ def holds_recipe(folder: Path, recipe: Recipe) -> bool:
 
     Options that did not exist then have their defaults.
     """
-    recorded = folder / "recipe.toml"
+    recorded = _recorded(folder)
+    return recorded is not None and _of_all_folds(recorded) == _of_all_folds(recipe)
+
+
+def holds_predictions(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run folder holds the predictions of ``recipe``, of just its folds."""
+    recorded = _recorded(folder)
+    same = recorded is not None and as_trained(recorded) == as_trained(recipe)
+    return same and (folder / "predictions.parquet").is_file()
+
+
+def _recorded(folder: Path) -> Recipe | None:
+    """Return the recipe that a run folder was made by, None where none can be read."""
+    file = folder / "recipe.toml"
     try:
-        return recorded.is_file() and _of_all_folds(load_recipe(recorded)) == _of_all_folds(recipe)
+        return load_recipe(file) if file.is_file() else None
     except InputError:
-        return False
+        return None
 
 
 def _of_all_folds(recipe: Recipe) -> Recipe:
