@@ -53,7 +53,7 @@ from serkit.data.manifest import Manifest
 from serkit.encoders import create_encoder
 from serkit.encoders.batches import encode_batches
 from serkit.encoders.cache import FeatureCache
-from serkit.encoders.emotion2vec_files import read_emotion2vec
+from serkit.encoders.emotion2vec.files import read_emotion2vec
 from serkit.encoders.extract import EncoderSpec, encode_in_pool, list_jobs, open_pool
 
 TOKENS = "angry\ndisgusted\nfearful\nhappy\nneutral\nother\nsad\nsurprised\n<unk>\n"

@@ -30,7 +30,7 @@ import torch
 from serkit.data.audio import read_audio
 from serkit.data.manifest import Manifest
 from serkit.encoders.emotion2vec import Emotion2vecConfig, Emotion2vecEncoder, create
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, write_emotion2vec
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, write_emotion2vec
 from serkit.encoders.extract import EncoderSpec, list_jobs
 from serkit.encoders.features import Wanted, extract_clips
 from serkit.encoders.windows import Windows, encode_stream, plan_windows

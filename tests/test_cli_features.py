@@ -12,7 +12,7 @@ from serkit.data.audio import read_audio
 from serkit.data.feature_files import read_corpus_features
 from serkit.encoders import create_encoder
 from serkit.encoders.emotion2vec import TINY, create_tiny
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, write_emotion2vec
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, write_emotion2vec
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
 
 

@@ -22,7 +22,7 @@ from serkit.data.corpora import find_corpus
 from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
 from serkit.encoders.base import Encoder
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint
 from serkit.errors import InputError, SerkitError
 from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions

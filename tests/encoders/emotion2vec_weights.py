@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from serkit.encoders.emotion2vec import Emotion2vecEncoder
-from serkit.encoders.emotion2vec_state import convert_state
+from serkit.encoders.emotion2vec.state import convert_state
 
 AUDIO = "modality_encoders.AUDIO."
 

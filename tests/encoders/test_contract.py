@@ -19,7 +19,7 @@ from serkit.encoders import create_encoder, list_encoders
 from serkit.encoders.base import EncoderEntry, register
 from serkit.encoders.emotion2vec import TINY as TINY_EMOTION2VEC
 from serkit.encoders.emotion2vec import Emotion2vecEncoder
-from serkit.encoders.emotion2vec_state import convert_state as convert_emotion2vec
+from serkit.encoders.emotion2vec.state import convert_state as convert_emotion2vec
 from serkit.encoders.spectrogram import mel_filters
 from serkit.encoders.whisper import LogMel, convert_state
 from serkit.encoders.whisper import create as create_whisper

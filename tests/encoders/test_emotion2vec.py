@@ -13,7 +13,7 @@ from emotion2vec_reference import slopes_of, states_of
 from emotion2vec_weights import create_seeded, read_shapes, seeded_state, shapes_of
 
 from serkit.encoders.emotion2vec import Emotion2vecConfig, alibi_slopes, create_tiny
-from serkit.encoders.emotion2vec_state import read_model_conf
+from serkit.encoders.emotion2vec.state import read_model_conf
 from serkit.errors import InputError
 
 

@@ -16,18 +16,18 @@ from emotion2vec_reference import states_of
 from emotion2vec_weights import AUDIO, original_state, read_shapes, seeded_state
 from safetensors.torch import load_file, save_file
 
-from serkit.encoders import create_encoder, emotion2vec_files
-from serkit.encoders.emotion2vec import TINY, Emotion2vecConfig, Emotion2vecEncoder
-from serkit.encoders.emotion2vec_files import (
+from serkit.encoders import create_encoder
+from serkit.encoders.emotion2vec import TINY, Emotion2vecConfig, Emotion2vecEncoder, files
+from serkit.encoders.emotion2vec.files import (
     Emotion2vecCheckpoint,
     init_from_data2vec2,
     own_shapes,
     read_emotion2vec,
     write_emotion2vec,
 )
-from serkit.encoders.emotion2vec_folders import find_model_conf, is_emotion2vec
-from serkit.encoders.emotion2vec_sizes import decoder_shapes, encoder_shapes, sizes_of
-from serkit.encoders.emotion2vec_state import convert_state, read_model_conf
+from serkit.encoders.emotion2vec.folders import find_model_conf, is_emotion2vec
+from serkit.encoders.emotion2vec.sizes import decoder_shapes, encoder_shapes, sizes_of
+from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.encoders.presets import PRESETS
 from serkit.errors import InputError
 
@@ -545,7 +545,7 @@ def test_an_interrupted_write_leaves_the_old_folder(tmp_path, monkeypatch):
         Path(part).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(emotion2vec_files, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_emotion2vec(tmp_path / "own", replace(first, head=None))
     assert sorted(file.name for file in (tmp_path / "own").iterdir()) == ["config.json", "model.safetensors"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from serkit.encoders.emotion2vec import Emotion2vecEncoder
-from serkit.encoders.emotion2vec_state import convert_state, read_model_conf
+from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 
 pytest.importorskip("funasr", reason="funasr is not installed: it is compared with where it is")
 omegaconf = pytest.importorskip("omegaconf", reason="omegaconf is not installed: FunASR's class needs it")

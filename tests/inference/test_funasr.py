@@ -15,8 +15,8 @@ import torch
 from emotion2vec_weights import seeded_state
 
 from serkit import export
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, write_emotion2vec
-from serkit.encoders.emotion2vec_state import convert_state, read_model_conf
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, write_emotion2vec
+from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.errors import AudioError, InputError
 from serkit.export import export_emotion2vec
 from serkit.inference import funasr_inputs

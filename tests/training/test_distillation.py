@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serkit.encoders.emotion2vec import TINY
-from serkit.encoders.emotion2vec_state import convert_state, read_model_conf
+from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.encoders.regularise import Regularisation
 from serkit.training.pretraining.distillation import Distillation
 from serkit.training.pretraining.masks import block_masks, span_masks

@@ -475,6 +475,8 @@ def test_the_published_recipe_says_what_the_paper_says():
         ("training={lr=1}", "set either max_updates or epochs"),
         ("data.max_seconds=0.1", "min_seconds is more than max_seconds"),
         ("distillation.decoder_groups=3", "decoder_groups is 3, which does not divide 16"),
+        ("distillation.decoder_groups=16", "decoder_groups is 16, which does not divide model.dim"),
+        ("model.tokens=0", 'model.tokens is 0: set distillation.utterance = "global"'),
     ],
 )
 def test_mistakes_are_named(override, message, recipe):

@@ -140,7 +140,7 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""
-    from serkit.encoders.emotion2vec_folders import is_emotion2vec
+    from serkit.encoders.emotion2vec.folders import is_emotion2vec
     from serkit.models.cai import is_cai_checkpoint
     from serkit.models.pepino import load_released, write_head
 
@@ -168,7 +168,7 @@ def tell_agreement(output: Path, agreement: dict[str, float]) -> None:
 
 def convert_emotion2vec(source: str, output: Path, bundle: bool, int8: bool) -> None:
     """Write a checkpoint of emotion2vec as serkit's own folder, or as a bundle, and tell what was found in it."""
-    from serkit.encoders.emotion2vec_files import read_emotion2vec, write_emotion2vec
+    from serkit.encoders.emotion2vec.files import read_emotion2vec, write_emotion2vec
 
     checkpoint = read_emotion2vec(source)
     if bundle:

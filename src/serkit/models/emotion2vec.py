@@ -16,7 +16,7 @@ from torch import nn
 
 from serkit.data.labels import LabelScheme
 from serkit.encoders.emotion2vec import Emotion2vecEncoder, create
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, read_emotion2vec
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, read_emotion2vec
 from serkit.errors import InputError
 from serkit.models.cai import linear_head
 from serkit.models.graph import MeanGraph
@@ -48,7 +48,7 @@ class Emotion2vecModel:
 def load_emotion2vec(source: str | Path | Emotion2vecCheckpoint) -> Emotion2vecModel:
     """Read encoder and head of ``source``; only the last layer is kept, which is all that the head sees.
 
-    Raises ``InputError`` as :func:`~serkit.encoders.emotion2vec_files.read_emotion2vec` does, and for a head whose
+    Raises ``InputError`` as :func:`~serkit.encoders.emotion2vec.files.read_emotion2vec` does, and for a head whose
     classes nobody names.
     """
     checkpoint = source if isinstance(source, Emotion2vecCheckpoint) else read_emotion2vec(source)

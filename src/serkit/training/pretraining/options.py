@@ -200,4 +200,9 @@ class PretrainRecipe(Section):
             raise ValueError(
                 f"distillation.top_layers is {self.distillation.top_layers}, but model.blocks {self.model.blocks}"
             )
+        if self.model.tokens == 0 and self.distillation.utterance != "global":
+            raise ValueError('model.tokens is 0: set distillation.utterance = "global"')
+        if self.model.dim % self.distillation.decoder_groups:
+            groups = self.distillation.decoder_groups
+            raise ValueError(f"distillation.decoder_groups is {groups}, which does not divide model.dim")
         return self

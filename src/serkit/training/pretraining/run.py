@@ -17,7 +17,7 @@ from torch import nn
 
 from serkit.cores import count_cores
 from serkit.data.files import write_json, write_text
-from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, init_from_data2vec2, write_emotion2vec
+from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, init_from_data2vec2, write_emotion2vec
 from serkit.errors import InputError
 from serkit.processes import count_processes, distributed, leads, wait_for_all
 from serkit.progress import Report, no_report

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serkit.encoders.emotion2vec import Emotion2vecConfig
+from serkit.encoders.emotion2vec.encoder import Emotion2vecConfig
 from serkit.errors import InputError
 
 AUDIO = "modality_encoders.AUDIO."

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from serkit.data.files import read_object
-from serkit.encoders.emotion2vec_sizes import ANCHOR
+from serkit.encoders.emotion2vec.sizes import ANCHOR
 from serkit.encoders.fairseq import mappings
 from serkit.encoders.presets import PRESETS
 from serkit.encoders.weights import from_hub, is_hub_name

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from serkit.data.files import read_object, replace_atomically, write_json
-from serkit.encoders.emotion2vec import Emotion2vecConfig
-from serkit.encoders.emotion2vec_folders import FAMILY, Emotion2vecFiles, find_files, find_model_conf
-from serkit.encoders.emotion2vec_sizes import ANCHOR, DECODER, decoder_shapes, encoder_shapes, sizes_of
-from serkit.encoders.emotion2vec_state import convert_state, read_model_conf
+from serkit.encoders.emotion2vec.encoder import Emotion2vecConfig
+from serkit.encoders.emotion2vec.folders import FAMILY, Emotion2vecFiles, find_files, find_model_conf
+from serkit.encoders.emotion2vec.sizes import ANCHOR, DECODER, decoder_shapes, encoder_shapes, sizes_of
+from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.encoders.fairseq import mappings
 from serkit.encoders.pickles import load_pickle, plain
 from serkit.errors import InputError
@@ -72,7 +72,7 @@ def read_emotion2vec(source: str | Path) -> Emotion2vecCheckpoint:
     """Read the checkpoint behind ``source``: folder, ``.pt`` or ``.safetensors`` file, hub name or preset.
 
     Sizes come from ``model_conf`` in the folder, else from the configuration inside the file, else from the tensors
-    (see :func:`~serkit.encoders.emotion2vec_sizes.sizes_of` for what is then assumed). Raises ``InputError`` listing
+    (see :func:`~serkit.encoders.emotion2vec.sizes.sizes_of` for what is then assumed). Raises ``InputError`` listing
     every tensor that is missing, unexpected or of another shape, and for class names that do not fit the head.
     """
     files = find_files(source)

@@ -20,7 +20,7 @@ from serkit.encoders.blocks import Attention, Wav2Vec2Config
 from serkit.encoders.wav2vec2 import Wav2Vec2Encoder
 
 if TYPE_CHECKING:
-    from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint
+    from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint
 
 WHOLE_BIAS = 1500
 """Frames (30 s) up to which ALiBi is computed once for all blocks, on a CPU without gradients; 104 MiB at base size."""
@@ -160,9 +160,9 @@ def create(
 ) -> Emotion2vecEncoder:
     """Load emotion2vec from ``weights``; ``layers``, ``precision`` and ``reference`` as for the class.
 
-    ``weights`` is anything that :func:`~serkit.encoders.emotion2vec_files.read_emotion2vec` reads, or what it returned.
+    ``weights`` is anything that :func:`~serkit.encoders.emotion2vec.files.read_emotion2vec` reads, or what it returned.
     """
-    from serkit.encoders.emotion2vec_files import Emotion2vecCheckpoint, read_emotion2vec  # which needs the sizes above
+    from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, read_emotion2vec  # which needs the sizes above
 
     if isinstance(weights, Emotion2vecCheckpoint):  # its owner keeps it: what is trained is a copy
         state = {key: tensor.clone() for key, tensor in weights.state.items()}

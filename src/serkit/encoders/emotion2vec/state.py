@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serkit.encoders.emotion2vec import Emotion2vecConfig
+from serkit.encoders.emotion2vec.encoder import Emotion2vecConfig
 from serkit.encoders.fairseq import parse_convolutions
 from serkit.errors import InputError
 
