@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
 from pathlib import Path
 
-import torch
-from speech import FOUR, write_corpus
+from speech import FOUR, die_while_saving, write_corpus
 
-from serkit.training import checkpoint
 from serkit.training.pretraining.recipe import load_pretraining
 from serkit.training.pretraining.run import run_pretraining
 
@@ -63,20 +58,6 @@ def write_recipe(root: Path) -> Path:
 
 
 def pretrain_until_killed(recipe: Path, folder: Path, kill_at: int = 0, way: str = "") -> None:
-    """Pretrain with a checkpoint after every update; die while the ``kill_at``-th is being written.
-
-    ``way`` "writing" kills when half of it is on disk, "renaming" before it takes the place of the last one.
-    """
-    torch.set_num_threads(1)
-    checkpoint.SHARE = 0
-    save, written = checkpoint.save_file, itertools.count(1)
-
-    def save_and_die(tensors: dict, path: Path, facts: dict) -> None:
-        save(tensors, path, facts)
-        if next(written) == kill_at:
-            if way == "writing":
-                os.truncate(path, path.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    checkpoint.save_file = save_and_die
+    """Pretrain with a checkpoint after every update; die as :func:`die_while_saving` says."""
+    die_while_saving(kill_at, way)
     run_pretraining(load_pretraining(recipe), folder, threads=1)

@@ -97,8 +97,8 @@ def waveform_set(model: Model, manifest: Manifest, cache: Path, weights: torch.T
     )
 
 
-def train_until_killed(corpus: Path, work: Path, kill_at: int = 0, way: str = "") -> None:
-    """Train with a checkpoint after every step; ``kill_at`` that many checkpoints, in the middle of the next one.
+def die_while_saving(kill_at: int, way: str) -> None:
+    """Write a checkpoint after every step from now on, with one thread; die while the ``kill_at``-th is being written.
 
     ``way`` "writing" kills when half of it is on disk, "renaming" before it takes the place of the last one.
     """
@@ -114,6 +114,11 @@ def train_until_killed(corpus: Path, work: Path, kill_at: int = 0, way: str = ""
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint.save_file = save_and_die
+
+
+def train_until_killed(corpus: Path, work: Path, kill_at: int = 0, way: str = "") -> None:
+    """Train with a checkpoint after every step; die as :func:`die_while_saving` says."""
+    die_while_saving(kill_at, way)
     manifest = Manifest.read(corpus / "manifest.parquet")
     options = FinetuneOptions(
         lr=1e-3, dropout=0.1, batches=BatchOptions(micro_batch=1),
@@ -125,4 +130,4 @@ def train_until_killed(corpus: Path, work: Path, kill_at: int = 0, way: str = ""
     training = TrainingOptions(epochs=4, batch_size=2, lr=1e-3, checkpoint_seconds=0, clip_norm=1.0)
     history = finetune(model, data, data.plain(), training, options, 7, work / "run")
     facts = json.dumps([{key: value for key, value in line.items() if key != "seconds"} for line in history])
-    save(trained_state(model), work / "end.safetensors", {"history": facts})
+    save_file(trained_state(model), work / "end.safetensors", {"history": facts})
