@@ -112,9 +112,9 @@ def test_rows_of_a_bias_give_what_the_whole_gives(rows, monkeypatch):
     encoder, clip = make("emotion2vec"), noise(9000)
     whole = encode(encoder, clip)
     monkeypatch.setattr("serkit.encoders.fast.CHUNK_ROWS", rows)
-    monkeypatch.setattr("serkit.encoders.emotion2vec.WHOLE_BIAS", 27)
+    monkeypatch.setattr("serkit.encoders.emotion2vec.encoder.WHOLE_BIAS", 27)
     assert encoder.position_bias_rows(27) is None  # frames of the clip
-    monkeypatch.setattr("serkit.encoders.emotion2vec.WHOLE_BIAS", 26)
+    monkeypatch.setattr("serkit.encoders.emotion2vec.encoder.WHOLE_BIAS", 26)
     some = encoder.position_bias_rows(27)
     assert torch.equal(torch.cat([some(slice(0, 4)), some(slice(4, 30))], 1), encoder.position_bias(27))
     monkeypatch.setattr(encoder, "position_bias", None)  # is not asked
