@@ -55,6 +55,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from peak import measure_peak
 from torch import Tensor, nn
 
 from serkit.data.labels import LabelScheme
@@ -294,17 +295,6 @@ def needed_flops(row: str, config: transformers.Wav2Vec2Config, examples: list[E
     """Return the operations that training on ``examples`` once takes, without padding."""
     parts = np.sum([count_flops(config, len(example.waveform) / RATE) for example in examples], axis=0)
     return float(parts @ PASSES.get(row, (3, 3)))
-
-
-def measure_peak(kind: torch.dtype) -> float:
-    """Return operations per second of processor time in a product of two matrices of 2048 rows, best of three."""
-    a, b = torch.randn(2, 2048, 2048).to(kind).unbind()
-    times = []
-    for _ in range(4):
-        began = time.process_time()
-        a @ b
-        times.append(time.process_time() - began)
-    return 2 * 2048**3 / min(times[1:])
 
 
 def clock(run: Run, device: str) -> tuple[float, float, float]:

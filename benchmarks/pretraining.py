@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 import torch
+from peak import measure_peak
 from torch.utils.flop_counter import FlopCounterMode
 
 from serkit.data.audio import SAMPLING_RATE
@@ -32,17 +33,6 @@ HOURS, EPOCHS = 262.0, 100
 """Ma et al. 2024: the corpora of emotion2vec base."""
 PAPER = HOURS / (37 / 60)
 """Hours of audio an hour: 37 minutes an epoch on 4 NVIDIA A10."""
-
-
-def measure_peak(kind: torch.dtype) -> float:
-    """Return operations per second of processor time in a product of two matrices of 2048 rows, best of three."""
-    a, b = torch.randn(2, 2048, 2048).to(kind).unbind()
-    times = []
-    for _ in range(4):
-        began = time.process_time()
-        a @ b
-        times.append(time.process_time() - began)
-    return 2 * 2048**3 / min(times[1:])
 
 
 def measure(recipe: PretrainRecipe, options: argparse.Namespace) -> dict[str, Any]:
