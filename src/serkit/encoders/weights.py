@@ -229,16 +229,21 @@ def encoder_state(checkpoint: Checkpoint, anchor: str, expected: Mapping[str, Te
         if not inner.startswith(IGNORED) and not key.startswith(IGNORED):
             state[inner] = tensor.detach().float()
     state = fold_weight_norm(state)
+    check_shapes(checkpoint.source, state, {key: tuple(tensor.shape) for key, tensor in expected.items()})
+    return state
+
+
+def check_shapes(source: str, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ``InputError`` listing every tensor of ``state`` that is missing, unexpected or of another shape."""
     wrong = [f"missing {key}" for key in expected if key not in state]
     wrong += [f"unexpected {key}" for key in state if key not in expected]
     wrong += [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
+        f"{key} {tuple(state[key].shape)} instead of {shape}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
     ]
     if wrong:
-        raise InputError(f"{checkpoint.source}: does not fit its configuration: {', '.join(wrong)}")
-    return state
+        raise InputError(f"{source}: does not fit its configuration: {', '.join(wrong)}")
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:

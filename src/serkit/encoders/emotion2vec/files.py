@@ -25,6 +25,7 @@ from serkit.encoders.emotion2vec.sizes import ANCHOR, DECODER, decoder_shapes, e
 from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.encoders.fairseq import mappings
 from serkit.encoders.pickles import load_pickle, plain
+from serkit.encoders.weights import check_shapes
 from serkit.errors import InputError
 
 SETTINGS = ("cfg", "args")
@@ -202,19 +203,6 @@ def _published_names(content: Mapping[str, Any], source: str) -> tuple[dict[str,
 def _head_shapes(state: Mapping[str, Tensor], dim: int) -> dict[str, tuple[int, ...]]:
     sizes = [len(state[key]) for key in HEAD if key in state and state[key].ndim]
     return {HEAD[0]: (sizes[0], dim), HEAD[1]: (sizes[0],)} if sizes else {}
-
-
-def check_shapes(source: str, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ``InputError`` listing every tensor of ``state`` that is missing, unexpected or of another shape."""
-    wrong = [f"missing {key}" for key in expected if key not in state]
-    wrong += [f"unexpected {key}" for key in state if key not in expected]
-    wrong += [
-        f"{key} {tuple(state[key].shape)} instead of {shape}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    if wrong:
-        raise InputError(f"{source}: does not fit its configuration: {', '.join(wrong)}")
 
 
 # serkit's own folder
