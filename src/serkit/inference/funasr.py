@@ -193,13 +193,13 @@ def write_array(folder: Path, key: str, values: np.ndarray) -> None:
 
 def _check_keys(recordings: Iterable[Recording]) -> Iterator[Recording]:
     """Pass ``recordings`` on; raises ``InputError`` when a key comes a second time."""
-    seen: dict[str, Any] = {}
+    seen: set[str] = set()
     for recording in recordings:
         if recording.key in seen:
             raise InputError(
                 f"{recording.key}: is the key of two recordings, which would be written to one file: list them with ids"
             )
-        seen[recording.key] = None
+        seen.add(recording.key)
         yield recording
 
 

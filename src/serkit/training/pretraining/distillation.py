@@ -183,11 +183,8 @@ class Distillation(nn.Module):
 
 
 def follow(student: Emotion2vecEncoder) -> Emotion2vecEncoder:
-    """Return a teacher with the weights of ``student``, without its front end and its regularisation."""
-    with torch.device("meta"):
-        teacher = Emotion2vecEncoder(student.name, student.config)
-    teacher.load_state_dict(deepcopy(student.state_dict()), assign=True)
-    teacher.slopes = student.slopes
+    """Return a teacher with the weights of ``student``, without its front end; in evaluation nothing regularises it."""
+    teacher = deepcopy(student)
     teacher.feature_extractor, teacher.feature_projection = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     return teacher.eval().requires_grad_(False)
 
