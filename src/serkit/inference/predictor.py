@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_16k_mono
+from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_mono
 from serkit.data.clips import Clip
 from serkit.data.text import CharTokenizer
 from serkit.errors import InputError, nearest
@@ -136,7 +136,7 @@ class Predictor:
         if isinstance(audio, np.ndarray):
             if start is not None or end is not None:
                 raise InputError("start and end are for files: slice the array instead")
-            name, blocks = id or "array", iter([to_16k_mono(audio, sampling_rate)])
+            name, blocks = id or "array", iter([to_mono(audio, sampling_rate)])
         else:
             name, blocks = id or source_name(audio), stream_audio(audio, start, end)
         origin = start or 0.0

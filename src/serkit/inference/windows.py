@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK
+from serkit.data.audio import SILENCE_PEAK
 from serkit.errors import AudioError, InputError
 from serkit.inference.bundle import Bundle, Card, Outputs, softmax
 
@@ -26,7 +26,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a bundle says of one recording: ``windows`` in order, of ``samples`` at 16 kHz; ``peak`` is its loudest."""
+    """What a bundle says of one recording: ``windows`` in order, of ``samples`` in all; ``peak`` is its loudest."""
 
     card: Card
     windows: tuple[Window, ...]
@@ -70,8 +70,8 @@ class Hearing:
     @property
     def frame_times(self) -> np.ndarray:
         """Where every frame begins ``(T,)``, in seconds of the recording."""
-        rate = self.card.frame_rate
-        return np.concatenate([each.start / SAMPLING_RATE + np.arange(each.count) / rate for each in self.windows])
+        samples, frames = self.card.sampling_rate, self.card.frame_rate
+        return np.concatenate([each.start / samples + np.arange(each.count) / frames for each in self.windows])
 
     def segments(self, seconds: float) -> list[tuple[float, float, np.ndarray]]:
         """Return start and end in seconds and the probabilities ``(C,)`` of every ``seconds`` of the recording.
@@ -79,7 +79,7 @@ class Hearing:
         A segment's are averaged over the frames whose middle lies in it. The last one is shorter, or a little longer
         where the rest would be too short for the bundle. There is none where the recording is silent for a window.
         """
-        length = self.samples / SAMPLING_RATE
+        length = self.samples / self.card.sampling_rate
         number = max(1, int(length / seconds + 1e-9))
         number += length - number * seconds >= self.card.min_seconds
         middles = self.frame_times + 0.5 / self.card.frame_rate
@@ -94,7 +94,7 @@ class Hearing:
 
     def refuse(self, name: str) -> AudioError:
         """Return the error for a recording of which no window could be heard."""
-        seconds = self.samples / SAMPLING_RATE
+        seconds = self.samples / self.card.sampling_rate
         if seconds < self.card.min_seconds:
             least = f"at least {self.card.min_seconds:g} s are needed"
             return AudioError(f"{name}: is too short ({seconds:.3f} s, {self.samples} samples): {least}")
@@ -111,6 +111,8 @@ def combine(card: Card, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def check_segment(card: Card, seconds: float | None) -> None:
     """Raise ``InputError`` unless segments may last ``seconds``."""
+    if seconds is not None and card.whole:
+        raise InputError(f"segments: {card.name} judges an utterance as a whole and says nothing of its parts")
     if seconds is not None and not 1 / card.frame_rate <= seconds < math.inf:
         raise InputError(f"segments last at least {1 / card.frame_rate:g} s, which is one frame, not {seconds:g} s")
 
@@ -124,7 +126,7 @@ def hear(
     scores: bool = False,
     frames: bool = False,
 ) -> Hearing:
-    """Run ``bundle`` on the windows of a recording that comes in ``blocks (S,)`` of float32 at 16 kHz.
+    """Run ``bundle`` on the windows of a recording that comes in ``blocks (S,)`` of float32 at the card's rate.
 
     A recording longer than the bundle's window is cut into windows of equal length. Silent ones are left out unless
     ``silence``, and so is one that is too short. ``keep (C,)`` are the candidate classes. Memory is that of two windows
@@ -136,7 +138,7 @@ def hear(
         begin, position = position, position + own
         loudest = float(np.abs(waveform).max(initial=0.0))
         peak = max(peak, loudest)
-        if (loudest < SILENCE_PEAK and not silence) or len(waveform) < card.min_seconds * SAMPLING_RATE:
+        if (loudest < SILENCE_PEAK and not silence) or len(waveform) < card.min_seconds * card.sampling_rate:
             continue
         said = bundle.run(waveform, keep, True) if frames else bundle.run(waveform, keep)
         count = len(said.frame_probabilities)
@@ -148,11 +150,11 @@ def hear(
 
 def sizes(card: Card) -> tuple[int, int, int]:
     """Return the samples of a window, the step of which it must be a multiple, and by how much windows overlap."""
-    size = round(card.window_seconds * SAMPLING_RATE)
+    size = round(card.window_seconds * card.sampling_rate)
     if card.average == "probabilities":
         return size, 1, 0
-    hop = round(SAMPLING_RATE / card.frame_rate)
-    return max(1, size // hop) * hop, hop, max(0, round(card.min_seconds * SAMPLING_RATE) - hop)
+    hop = round(card.sampling_rate / card.frame_rate)
+    return max(1, size // hop) * hop, hop, max(0, round(card.min_seconds * card.sampling_rate) - hop)
 
 
 def cut(blocks: Iterable[np.ndarray], card: Card) -> Iterator[tuple[np.ndarray, int]]:
