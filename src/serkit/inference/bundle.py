@@ -104,9 +104,10 @@ class Card:
         if self.tokens and len(self.tokens) != len(self.classes):
             raise ValueError(f"{len(self.tokens)} tokens for {len(self.classes)} classes")
         if self.reads:
-            words, legacy, most = (self.text.get(name) for name in ("words", "legacy", "max_words"))
-            if not (self.whole and words and isinstance(legacy, bool) and isinstance(most, int) and most > 0):
-                raise ValueError("text says words, legacy and max_words, of a model that averages nothing")
+            Vocabulary.from_dict(self.text, "text")
+            most = self.text.get("max_words")
+            if not (self.whole and isinstance(most, int) and most > 0):
+                raise ValueError("text also says max_words, of a model that averages nothing")
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,7 @@ class Bundle:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{folder / 'model.onnx'}: cannot be loaded: {reason}") from error
         self._check_graph(folder / "model.onnx")
-        text = self.card.text
-        self.vocabulary = Vocabulary(tuple(text["words"]), text["legacy"]) if text else None
+        self.vocabulary = Vocabulary.from_dict(self.card.text) if self.card.reads else None
 
     def _check_graph(self, path: Path) -> None:
         takes = {item.name for item in self.session.get_inputs()}
@@ -176,14 +176,12 @@ class Bundle:
             for name, told in self.card.tasks.items()
         }
 
-    def number(self, text: str | None) -> list[int]:
-        """Return the numbers of the words of ``text`` that count; empty without words, and for a model that reads none.
-
-        Raises ``KeyError`` never: words that training has not seen have a number of their own.
-        """
+    def number(self, text: str | None) -> tuple[list[int], bool]:
+        """Return the numbers of the words of ``text`` that count, and whether there are more; none without words."""
         if self.vocabulary is None:
-            return []
-        return self.vocabulary.encode(split_words(text), self.card.text["max_words"])
+            return [], False
+        words, most = split_words(text, self.vocabulary.legacy), self.card.text["max_words"]
+        return self.vocabulary.encode(words, most), len(words) > most
 
     def feed(self, waveform: np.ndarray | None, words: Sequence[int] = ()) -> dict[str, np.ndarray]:
         """Return the graph's inputs for one ``waveform (S,)`` and the numbers of its ``words``."""

@@ -37,11 +37,13 @@ class Hearing:
     def long(self) -> bool:
         """Whether the recording was cut into windows."""
         size, _, overlap = sizes(self.card)
-        return self.samples > size + overlap
+        return not self.card.whole and self.samples > size + overlap
 
     @property
     def shares(self) -> np.ndarray:
         """What each window counts ``(W,)``: its part of the length, or of the frames where logits are averaged."""
+        if self.card.whole:
+            return np.ones(len(self.windows))
         by_frames = self.card.average == "logits"
         counts = np.array([window.count if by_frames else window.end - window.start for window in self.windows])
         return counts / counts.sum()
@@ -103,7 +105,7 @@ class Hearing:
 
 def combine(card: Card, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Average probabilities ``rows (W, C)`` by ``shares (W,)`` as ``card`` says: themselves, or their logarithms."""
-    if card.average == "probabilities" or not rows.shape[1]:
+    if card.average != "logits" or not rows.shape[1]:
         return shares @ rows
     with np.errstate(divide="ignore"):  # classes that are no candidates
         return softmax(shares @ np.log(rows))
