@@ -112,7 +112,7 @@ def _count_missing(
 ) -> int:
     """Count recordings and augmented copies that the cache lacks."""
     encoder = encoder_spec(section).create()
-    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim)
+    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim, encoder.precision)
     frames = recipe.head.kind == "frames"
     jobs = list_jobs(manifest)
     for augmentation, number in changes:
@@ -144,7 +144,8 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
         frames = max(1, round(mean_seconds * encoder.frame_rate / section.stride))
         arrays: list[list[torch.Tensor]] = []
         if recipe.head.kind == "frames":
-            one = torch.randn(layers, frames, encoder.dim, generator=generator, dtype=torch.float32).half()
+            one = torch.randn(layers, frames, encoder.dim, generator=generator, dtype=torch.float32)
+            one = one if encoder.precision == "float32" else one.half()
             arrays = [[one] * TRIAL]
         statistics = torch.randn(1, TRIAL, 2, layers, encoder.dim, generator=generator).abs()
         lengths = torch.full((1, TRIAL), frames)

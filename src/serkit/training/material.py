@@ -17,6 +17,7 @@ from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import group_of
 from serkit.data.recordings import PLACEHOLDER
+from serkit.encoders.base import Precision
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
@@ -178,6 +179,7 @@ class Encoded:
     folder: Path
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
+    precision: Precision = "float16"
 
     def take(self, rows: Sequence[int]) -> Encoded:
         """Return where the features of the utterances at ``rows`` are."""
@@ -185,7 +187,7 @@ class Encoded:
 
     def open(self) -> FeatureCache:
         """Open the cache."""
-        return FeatureCache(self.folder.parent, self.folder.name, *self.shape)
+        return FeatureCache(self.folder.parent, self.folder.name, *self.shape, self.precision)
 
 
 def encode_all(
@@ -211,7 +213,7 @@ def encode_all(
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
             frames = recipe.head.kind == "frames"
             found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
-        encoded.append(Encoded(found.folder, found.shape, keys))
+        encoded.append(Encoded(found.folder, found.shape, keys, found.dtype))
     return encoded
 
 
