@@ -115,7 +115,7 @@ def _count_missing(
 ) -> int:
     """Count recordings and augmented copies that the cache lacks."""
     encoder = encoder_spec(section).create()
-    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim)
+    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim, encoder.precision)
     frames = recipe.keeps_frames
     jobs = list_jobs(manifest)
     for augmentation, number in changes:
@@ -145,14 +145,15 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
     generator, streams, shapes = torch.Generator().manual_seed(0), [], []
     for section in recipe.encoders:
         if section.name == GIVEN:  # how much was given is not known before it is read
-            layers, frames, dim = 1, 1, 80
+            layers, frames, dim, single = 1, 1, 80, True
         else:
             encoder = encoder_spec(section).create()
-            layers, dim = len(section.chosen(encoder.num_layers)), encoder.dim
+            layers, dim, single = len(section.chosen(encoder.num_layers)), encoder.dim, encoder.precision == "float32"
             frames = max(1, round(mean_seconds * encoder.frame_rate / section.stride))
         arrays: list[list[torch.Tensor]] = []
         if recipe.keeps_frames:
-            one = torch.randn(layers, frames, dim, generator=generator, dtype=torch.float32).half()
+            one = torch.randn(layers, frames, dim, generator=generator, dtype=torch.float32)
+            one = one if single else one.half()
             arrays = [[one] * TRIAL]
         statistics = torch.randn(1, TRIAL, 2, layers, dim, generator=generator).abs()
         lengths = torch.full((1, TRIAL), frames)

@@ -258,4 +258,5 @@ def _load_array(frames: np.ndarray, stride: int, zero_tail: bool) -> Tensor:
     array = torch.from_numpy(np.asarray(frames))
     if stride == 1:
         return array
-    return stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride, zero_tail)[0][0].half()
+    means = stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride, zero_tail)[0][0]
+    return means.to(array.dtype)

@@ -106,9 +106,7 @@ def listed_weights(targets: Tensor, classes: Sequence[str], listed: Mapping[str,
     """Return what each utterance counts ``(U,)`` by its class; raises ``InputError`` unless all are ``listed``."""
     if set(listed) != set(classes):
         odd = min(set(listed) ^ set(classes))
-        raise InputError(
-            f"training.class_weights: {odd!r} is not listed, or no class: list all of {', '.join(classes)}"
-        )
+        raise InputError(f"training.class_weights: {odd!r} is not listed or no class: list {', '.join(classes)}")
     return torch.tensor([listed[name] for name in classes])[targets]
 
 

@@ -46,7 +46,7 @@ def read_given(manifest: Manifest, section: EncoderSection) -> list[Tensor]:
         raise InputError(f"encoder given: the manifest has no column {column!r} that says where features are")
     files: dict[str, Any] = {}
     arrays: dict[tuple[str, str], np.ndarray] = {}
-    found = []
+    found: list[Tensor] = []
     for id, place in manifest.table.select("id", column).iter_rows():
         values = _read(id, column, place, files, arrays)
         if values.ndim == 1:

@@ -17,6 +17,7 @@ from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import group_of
 from serkit.data.recordings import PLACEHOLDER
+from serkit.encoders.base import Precision
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
@@ -201,6 +202,7 @@ class Encoded:
     folder: Path
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
+    precision: Precision = "float16"
 
     def take(self, rows: Sequence[int]) -> Encoded:
         """Return where the features of the utterances at ``rows`` are."""
@@ -208,7 +210,7 @@ class Encoded:
 
     def open(self) -> FeatureCache:
         """Open the cache."""
-        return FeatureCache(self.folder.parent, self.folder.name, *self.shape)
+        return FeatureCache(self.folder.parent, self.folder.name, *self.shape, self.precision)
 
 
 def encode_all(
@@ -236,10 +238,9 @@ def encode_all(
         for copy, (jobs, augmentation) in enumerate(zip(copies, [None, *(each for each, _ in changes)], strict=True)):
             what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
-            found = extract(
-                jobs, encoder_spec(section), cache, recipe.keeps_frames, augmentation, workers, told, device
-            )
-        encoded.append(Encoded(found.folder, found.shape, keys))
+            frames, spec = recipe.keeps_frames, encoder_spec(section)
+            found = extract(jobs, spec, cache, frames, augmentation, workers, told, device)
+        encoded.append(Encoded(found.folder, found.shape, keys, found.dtype))
     return encoded
 
 
