@@ -24,7 +24,7 @@ import soxr
 from serkit.errors import AudioError
 
 SAMPLING_RATE = 16_000
-"""Hz; every encoder and every bundle takes this rate."""
+"""Hz; what encoders and bundles take unless they say otherwise."""
 
 SILENCE_PEAK = 10 ** (-80 / 20)
 """A recording whose peak stays below -80 dB full scale counts as silent."""
@@ -65,9 +65,13 @@ def read_info(source: Source) -> AudioInfo:
 
 
 def read_audio(
-    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+    source: Source,
+    start: float | None = None,
+    end: float | None = None,
+    native: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
 ) -> np.ndarray:
-    """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at 16 kHz.
+    """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at ``sampling_rate`` Hz.
 
     With ``native`` the recording keeps its own sampling rate.
 
@@ -78,12 +82,16 @@ def read_audio(
     >>> read_audio("clip.flac", start=1.0, end=2.5).shape  # doctest: +SKIP
     (24000,)
     """
-    blocks = list(stream_audio(source, start, end, native))
+    blocks = list(stream_audio(source, start, end, native, sampling_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def stream_audio(
-    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+    source: Source,
+    start: float | None = None,
+    end: float | None = None,
+    native: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
 ) -> Iterator[np.ndarray]:
     """Yield the same samples as :func:`read_audio` in blocks of about ten seconds, so memory stays bounded."""
     _check_source(source)
@@ -92,7 +100,7 @@ def stream_audio(
         raise AudioError(f"{name}: the span {start}-{end} s is not a span: start must be >= 0 and before end")
     rate, blocks = _open_blocks(source, start, end)
     resampler = (
-        None if native or rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+        None if native or rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1, "float32", "HQ")
     )
     total = 0
     for block in blocks:
