@@ -1,6 +1,6 @@
-"""Columns of a manifest that name features which others computed: ``FILE.npy``, ``FILE.npz#NAME``, ``FILE.npz#NAME[ROW]``.
+"""Columns of a manifest that name features which others computed.
 
-Their files are absolute in memory and relative to the manifest's folder in files, as audio is.
+They say ``FILE.npy``, ``FILE.npz#NAME`` or, for a row of an array, ``FILE.npz#NAME[ROW]``. Their files are absolute in memory and relative to the manifest's folder in files, as audio is.
 """
 
 from __future__ import annotations
