@@ -110,7 +110,7 @@ def extract(
             f"encoder {spec.name}: augmentation works at 16 kHz: leave out its copies, or set a fixed rate"
         )
     fingerprint = encoder.fingerprint() + ("" if device == "cpu" else "-bf16")
-    cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim)
+    cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim, encoder.precision)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}
     queue = sorted(todo.values(), key=lambda job: -job.size)
     workers = min(workers or count_cores(), max(1, len(queue) // 8))
@@ -138,7 +138,7 @@ def extract(
 
 
 def write_features(jobs: list[Job], cache: FeatureCache, folder: str | Path, frames: bool) -> None:
-    """Write one ``<id>.npy`` per utterance to ``folder``: float16 ``(N, T, D)`` or float32 statistics ``(2, N, D)``.
+    """Write one ``<id>.npy`` per utterance to ``folder``: its frames ``(N, T, D)``, or statistics ``(2, N, D)``.
 
     Raises ``InputError`` before anything is written when two ids share a file name.
     """
@@ -190,7 +190,7 @@ def _start_worker(spec: EncoderSpec, folder: Path, frames: bool, augment: Augmen
     torch.set_num_threads(1)
     encoder = spec.create()
     # The folder's name is the fingerprint: hashing the weights takes longer than half a minute of speech.
-    cache = FeatureCache(folder.parent, folder.name, encoder.num_layers, encoder.dim)
+    cache = FeatureCache(folder.parent, folder.name, encoder.num_layers, encoder.dim, encoder.precision)
     _worker.update(encoder=encoder, cache=cache, frames=frames, augment=augment)
 
 

@@ -118,7 +118,8 @@ def encode_stream(
 def encode_samples(encoder: Encoder, waveform: np.ndarray) -> Tensor:
     """Return the hidden states ``(N, T, D)`` of ``waveform (S,)`` on the CPU; away from it computed in bfloat16."""
     device = next(iter((*encoder.parameters(), *encoder.buffers(), torch.empty(0)))).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    half = device.type != "cpu" and encoder.precision == "float16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         features = encoder(torch.from_numpy(waveform)[None].to(device), torch.tensor([len(waveform)], device=device))
     return features.layers[0, :, : int(features.lengths[0])].float().cpu()
 

@@ -98,10 +98,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Batch:
-    """Streams of features of the same ``B`` utterances; ``segments`` says whose each of the ``F`` frames is."""
+    """Streams of features of the same ``B`` utterances; ``segments`` says whose each of the ``F`` frames is.
+
+    ``words (B, L)`` are ids of what is said, 0 past its end; heads that do not read have no use for them.
+    """
 
     streams: tuple[Stream, ...]
     segments: Segments | Windows | None = None
+    words: Tensor | None = None
 
     @classmethod
     def of_frames(

@@ -48,9 +48,16 @@ class Segments:
 
     def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a causal ``change`` of sequences ``(B, T, D)``, zeros after their ends, to the frames ``(F, D)``."""
-        place = self._places[1]
-        rows = x.new_zeros(self.count, int(self.lengths.max()), x.shape[1]).index_put((self.index, place), x)
-        return change(rows)[self.index, place]
+        return self.frames(change(self.rows(x)))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return the frames ``(F, D)`` as sequences ``(B, T, D)``; what follows their ends may be anything finite."""
+        rows = x.new_zeros(self.count, int(self.lengths.max()), x.shape[1])
+        return rows.index_put((self.index, self._places[1]), x)
+
+    def frames(self, rows: Tensor) -> Tensor:
+        """Return sequences ``(B, T, D)`` as frames ``(F, D)``: what :meth:`rows` took apart."""
+        return rows[self.index, self._places[1]]
 
     def pack(self, x: Tensor) -> tuple[Tensor, Segments]:
         """Return the frames ``(F, D)`` without padding, and whose they are."""
@@ -106,8 +113,11 @@ class _PaddedSegments(Segments):
         self.size, self.real = size, real[:, :, None].float()
         self.lengths = lengths
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def rows(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.count, self.size))
+
+    def frames(self, rows: Tensor) -> Tensor:
+        return rows.flatten(0, 1)
 
     def pack(self, x: Tensor) -> tuple[Tensor, Segments]:
         return x[self.real.flatten() > 0], Segments.packed(self.lengths)
@@ -124,16 +134,13 @@ class _PaddedSegments(Segments):
         return each[0].flatten(), each[1].flatten(), each[2].flatten()
 
     def max(self, x: Tensor) -> Tensor:
-        return self._rows(x).masked_fill(self.real == 0, -torch.inf).amax(1)
-
-    def along_time(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        return change(self._rows(x)).flatten(0, 1)
+        return self.rows(x).masked_fill(self.real == 0, -torch.inf).amax(1)
 
     def sum(self, x: Tensor) -> Tensor:
-        return (self._rows(x) * self.real).sum(1)
+        return (self.rows(x) * self.real).sum(1)
 
     def moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        rows, shares = self._rows(x), self._rows(weights) * self.real
+        rows, shares = self.rows(x), self.rows(weights) * self.real
         total = shares.sum(1)
         mean = (shares * rows).sum(1) / total
         return mean, (shares * (rows - mean[:, None]).square()).sum(1) / total

@@ -43,9 +43,10 @@ class CorpusTest(DataSection):
 
 
 class LabelsSection(Section):
-    """The classes in order, labels merged into them, labels left out."""
+    """The classes in order, labels merged into them, labels left out; of another ``column`` such as "sentiment"."""
 
     classes: tuple[str, ...]
+    column: str = "emotion"
     merge: dict[str, str] = {}
     drop: tuple[str, ...] = ()
 
@@ -122,6 +123,25 @@ class EncoderSection(Section):
             there = f"there are 0 to {num_layers - 1}, or -1 for the last"
             raise InputError(f"encoder {self.name}: layers is {list(self.layers)}, {there}")
         return tuple(layer % num_layers for layer in self.layers)
+
+
+class TextSection(Section):
+    """The words that a fusion head reads: the first ``max_words`` of an utterance, cleaned.
+
+    The embedding begins with ``vectors`` (what :func:`~serkit.data.vectors.load_vectors` takes), zeros for words that
+    they lack; without, vectors of width ``dim`` are drawn. ``numbering`` "legacy" cleans and numbers as the published
+    code did (:class:`~serkit.data.words.Vocabulary`).
+    """
+
+    vectors: str = ""
+    dim: int = Field(300, ge=1)
+    max_words: int = Field(30, ge=1)
+    numbering: Literal["plain", "legacy"] = "plain"
+
+    @property
+    def legacy(self) -> bool:
+        """Whether words are treated as by the published code."""
+        return self.numbering == "legacy"
 
 
 class FeaturesSection(Section):
