@@ -48,6 +48,8 @@ def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
     nulls, an utterance twice for one seed, labels that are not classes, probabilities that are NaN, negative or sum
     to other than 1. Dev rows may repeat from fold to fold and are not looked at.
     """
+    if labels_of(table) and not has_classes(table):
+        raise InputError("predictions: are of several labels at once, which serkit evaluate and serkit compare judge")
     _check_columns(table, COLUMNS)
     classes = classes_of(table)
     if len(classes) < 2:
