@@ -260,6 +260,8 @@ def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
     section, limits = recipe.encoder, []
     if recipe.labels is None:
         raise InputError(f"{run}: learned ratings alone, and a bundle recognises classes: give the recipe labels")
+    if recipe.multi:
+        raise InputError(f"{run}: learned several labels at once, and a bundle recognises one: leave out labels.multi")
     if recipe.features.normalise == "speaker":
         raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
     if recipe.streams:
