@@ -358,7 +358,8 @@ def write_bundle(
         work = Path(name)
         export_graph(graph, work / "float.onnx")
         if int8:
-            quantise(work / "float.onnx", work / "model.onnx")
+            spare = [name for name, _ in graph.named_buffers()]
+            quantise(work / "float.onnx", work / "model.onnx", spare, isinstance(graph, FusionGraph))
         else:
             (work / "float.onnx").rename(work / "model.onnx")
         packages = ("serkit", "torch", "onnx", "onnxruntime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from serkit.encoders.base import Encoder
+from serkit.errors import InputError
 from serkit.models.graph import BundleGraph
 
 LONGEST_TEXT = 10_000
@@ -78,8 +79,13 @@ def example_of(graph: BundleGraph) -> tuple[dict[str, torch.Tensor], dict[str, d
 
 
 @_quiet()
-def quantise(source: Path, path: Path) -> None:
-    """Turn the encoder's matrix products into int8 with dynamic activations, per channel; all else stays float32."""
+def quantise(source: Path, path: Path, spare: Collection[str] = (), flat: bool = False) -> None:
+    """Turn large matrix products into int8 with dynamic activations, per channel; all else stays float32.
+
+    They are those of sequences ``(B, T, D)``, which an encoder's are; with ``flat`` also those of frames ``(F, D)``, of
+    which a fusion head consists. ``spare`` names weights that stay as they are: spectra, whose faintest bands decide, lose too much. Raises
+    ``InputError`` where nothing is left to make smaller.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
@@ -96,7 +102,12 @@ def quantise(source: Path, path: Path) -> None:
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm")
         and any(name in weights and np.prod(weights[name].dims) >= 256 * 256 for name in node.input)
+        and not set(spare) & set(node.input)
     ]
+    if not large:
+        raise InputError("int8: the model has no matrix of 256 x 256 or more to make smaller: leave int8 out")
+    if flat:
+        large += [f"{name}_MatMul" for name in large]  # what the quantiser makes of a Gemm before it looks for names
     quantize_dynamic(
         model, path, nodes_to_quantize=large, per_channel=True, weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul", "Gemm"],
