@@ -20,6 +20,8 @@ class FusionGraph(BundleGraph):
     reads alone.
     """
 
+    example_seconds = 1.0  # tracing takes a step for every frame of the LSTM
+
     def __init__(
         self, head: FusionHead, encoder: Encoder | None = None, layers: Sequence[int] = (), stride: int = 1
     ) -> None:

@@ -32,6 +32,8 @@ class BundleGraph(nn.Module):
     """
 
     encoder: Encoder | None
+    example_seconds = 2.0
+    """How long the recordings are with which the graph is traced."""
 
     @property
     def inputs(self) -> list[str]:

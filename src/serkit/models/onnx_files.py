@@ -69,11 +69,12 @@ def example_of(graph: BundleGraph) -> tuple[dict[str, torch.Tensor], dict[str, d
     if graph.encoder is not None:
         rate = graph.encoder.sampling_rate
         longest = round(longest_seconds(graph.encoder) * rate)
-        example = {"waveforms": torch.randn(2, 2 * rate) * 0.1, "lengths": torch.tensor([2 * rate, 3 * rate // 2])}
+        size = round(graph.example_seconds * rate)
+        example = {"waveforms": torch.randn(2, size) * 0.1, "lengths": torch.tensor([size, 3 * size // 4])}
         samples = torch.export.Dim("samples", min=rate // 10, max=longest)
         shapes = {"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}}
     if "words" in graph.inputs:
-        example["words"] = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+        example["words"] = torch.tensor([[1, 1, 1], [1, 1, 0]])
         shapes["words"] = {0: batch, 1: torch.export.Dim("count", min=1, max=LONGEST_TEXT)}
     return example, shapes
 
@@ -83,8 +84,8 @@ def quantise(source: Path, path: Path, spare: Collection[str] = (), flat: bool =
     """Turn large matrix products into int8 with dynamic activations, per channel; all else stays float32.
 
     They are those of sequences ``(B, T, D)``, which an encoder's are; with ``flat`` also those of frames ``(F, D)``, of
-    which a fusion head consists. ``spare`` names weights that stay as they are: spectra, whose faintest bands decide, lose too much. Raises
-    ``InputError`` where nothing is left to make smaller.
+    which a fusion head consists. ``spare`` names weights that stay as they are: spectra, whose faintest bands decide,
+    lose too much. Raises ``InputError`` where nothing is left to make smaller.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
