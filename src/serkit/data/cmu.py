@@ -1,11 +1,10 @@
-"""What CMU's multimodal corpora share: computational sequences (``.csd``), lists of folds, and speech below a folder."""
+"""What CMU's multimodal corpora share: computational sequences (``.csd``), lists of folds, spans of recordings."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,9 @@ def read_csd(path: Path) -> dict[str, list[Segment]]:
 def read_folds(root: Path) -> dict[str, str]:
     """Return the part of every video that a list of folds below ``root`` names; empty where there is none.
 
-    The list is the SDK's ``cmu_mosei_std_folds.py``, whose lists are read without running it, or ``standard_folds.json``
-    or ``folds.json``, an object of such lists. Their names have train, valid (val, dev) or test in them.
+    The list is the SDK's ``cmu_mosei_std_folds.py``, whose lists are read without running it, or
+    ``standard_folds.json`` or ``folds.json``, an object of such lists. Their names have train, valid (val, dev) or test
+    in them. Raises ``InputError`` for a video in two parts, and where a part has no list.
     """
     path = find_table(root, *FOLD_FILES)
     if path is None:
@@ -103,8 +103,3 @@ class Spans:
         seconds = self._seconds[path]
         start, end = max(0.0, start), end if seconds is None else min(end, seconds)
         return {"audio": str(path), "start": start, "end": end} if start < end else None
-
-
-def part_of(parts: Mapping[str, str], word: str) -> str | None:
-    """Return the part that ``word`` of a table means, by ``parts``."""
-    return parts.get(word.lower())

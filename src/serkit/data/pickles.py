@@ -92,7 +92,7 @@ class PickleReader:
             if code == b"S":
                 yield "STRING", self._string()
                 continue
-            instruction = pickletools.code2op[code.decode("latin-1")]
+            instruction = INSTRUCTIONS[code]
             yield instruction.name, instruction.arg.reader(self.file) if instruction.arg else None
 
     def _string(self) -> str:
@@ -249,6 +249,7 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+INSTRUCTIONS = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
