@@ -64,7 +64,7 @@ class PickleReader:
     """
 
     what = "a pickle of plain data"
-    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]?")
+    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d*|O[48]?")
     only = "only numbers and text are read"
 
     def __init__(self, content: bytes, path: Path, allowed: Collection[str]) -> None:
@@ -229,8 +229,7 @@ class PickleReader:
             content = _content(content)
             if len(content) != math.prod(shape) * kind.itemsize:
                 raise ValueError("an array has other bytes than its shape says")
-            flat = np.frombuffer(content, kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
-            flat = flat.astype(kind.newbyteorder("="))
+            flat = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
         return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
 

@@ -1,8 +1,8 @@
 """The data folders of MAT and MNT (Delbrouck et al. 2020, https://doi.org/10.18653/v1/2020.nlpbt-1.1) as a manifest.
 
-For each part a folder such as ``data/MOSI`` holds pickles of dicts by utterance: ``<part>_sentences.p`` (lists of words),
-``<part>_mels.p`` (frames ``(T, 80)``) and labels in ``_emotions.p``, ``_emotion.p`` or ``_sentiment.p``. They are read by
-:mod:`serkit.data.pickles`, which runs nothing.
+For each part a folder such as ``data/MOSI`` holds pickles of dicts by utterance: ``<part>_sentences.p`` (lists of
+words), ``<part>_mels.p`` (frames ``(T, 80)``) and labels in ``_emotions.p``, ``_emotion.p`` or ``_sentiment.p``. They
+are read by :mod:`serkit.data.pickles`, which runs nothing.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def convert_sentences(source: str | Path, output: str | Path) -> Manifest:
     """Write ``manifest.parquet`` and ``mels.npz`` into ``output``, and return the manifest.
 
     Utterances are those that have words, frames and a label, in the order of the label file. ``text`` is the words with
-    single spaces between; a blank inside a word becomes a hyphen, so that splitting and cleaning the text gives the same
-    words again. ``features`` names the frames, ``mels.npz#ID``, where ``[n]`` of an id is ``(n)``. traindev and trainval
-    are train. Ids that stand in several parts (MELD's do) get the part behind them. A part without labels is left out
-    with a warning. Raises ``InputError`` naming the file for anything but plain data, and for other data sets than
-    IEMOCAP, MOSI, MOSEI and MELD.
+    single spaces between; a blank inside a word becomes a hyphen, so that splitting and cleaning the text gives the
+    same words again. ``features`` names the frames, ``mels.npz#ID``, where ``[n]`` of an id is ``(n)``. traindev and
+    trainval are train. Ids that stand in several parts (MELD's do) get the part behind them. A part without labels is
+    left out with a warning. Raises ``InputError`` naming the file for anything but plain data, and for other data sets
+    than IEMOCAP, MOSI, MOSEI and MELD.
     """
     source, output = Path(source), Path(output)
     parts = _find_parts(source)
@@ -122,8 +122,8 @@ def _read_part(source: Path, name: str, layout: Layout | None) -> tuple[dict, di
         for id, value in given.items():
             try:
                 labels.setdefault(id, {}).update(translate(value))
-            except (ValueError, TypeError, IndexError, InputError) as error:
-                raise InputError(f"{path}: label of {id} is {str(value)[:60]!r}: {error}") from error
+            except (ValueError, InputError) as error:
+                raise InputError(f"{path}: label of {id}: {error}") from error
     if layout is None:
         raise InputError(f"{source}: {name} has no labels")
     return words, mels, labels, layout
@@ -160,10 +160,10 @@ def _video(id: str) -> str:
 
 def _class(names: Sequence[str], column: str = "emotion") -> Callable[[Any], Row]:
     def name(value: Any) -> Row:
-        number = int(_number(value))
-        if not 0 <= number < len(names) or number != _number(value):
-            raise ValueError(f"a class is 0 to {len(names) - 1}")
-        return {column: names[number]}
+        number = _number(value)
+        if number not in range(len(names)):
+            raise ValueError(f"class {number:g} is none of 0 to {len(names) - 1}")
+        return {column: names[int(number)]}
 
     return name
 
@@ -177,15 +177,19 @@ def _score(seven: Callable[[float], str]) -> Callable[[Any], Row]:
 
 
 def _emotions(value: Any) -> Row:
-    scores = np.asarray(value, float).ravel()
-    if len(scores) != len(MOSEI_EMOTIONS):
-        raise ValueError(f"{len(MOSEI_EMOTIONS)} emotions are expected")
-    return dict(zip(MOSEI_EMOTIONS, scores.tolist(), strict=True))
+    return dict(zip(MOSEI_EMOTIONS, _numbers(value, len(MOSEI_EMOTIONS)), strict=True))
 
 
 def _number(value: Any) -> float:
-    (number,) = np.asarray(value, float).ravel()
-    return float(number)
+    return _numbers(value, 1)[0]
+
+
+def _numbers(value: Any, count: int) -> list[float]:
+    """Return the ``count`` numbers of a label: a number, a list or an array."""
+    entries = value.ravel().tolist() if isinstance(value, np.ndarray) else value if isinstance(value, list) else [value]
+    if len(entries) != count or not all(isinstance(entry, int | float) for entry in entries):
+        raise ValueError(f"expected {'a number' if count == 1 else f'{count} numbers'}")
+    return [float(entry) for entry in entries]
 
 
 def _segment(id: str) -> Row:
@@ -207,7 +211,7 @@ LAYOUTS = {
 
 def _join(words: Any, file: Path, id: str) -> str:
     """Return words as one text; a blank inside one becomes a hyphen, which cleaning turns back into a blank."""
-    return " ".join(re.sub(r"\s", "-", word) for word in _words(words, file, id) if word.strip())
+    return " ".join(re.sub(r"\s", "-", word) for word in _words(words, file, id) if word)
 
 
 def _words(words: Any, file: Path, id: str) -> Iterator[str]:
@@ -215,7 +219,7 @@ def _words(words: Any, file: Path, id: str) -> Iterator[str]:
         raise InputError(f"{file}: {id} is no list of words")
     for word in words.ravel().tolist() if isinstance(words, np.ndarray) else words:
         if not isinstance(word, str | bytes):
-            raise InputError(f"{file}: {id} holds {word!r}, which is no word")
+            raise InputError(f"{file}: {id} holds {type(word).__name__}, which is no word")
         yield word.decode("utf-8", errors="replace") if isinstance(word, bytes) else word
 
 
