@@ -72,6 +72,54 @@ def test_what_goes_in_comes_out_at_once_and_later(tmp_path):
     check(opened(tmp_path), range(4))
 
 
+def wide(folder):
+    return FeatureCache(folder, "wide", LAYERS, DIM, "float32")
+
+
+def test_frames_of_single_precision_keep_every_bit(tmp_path):
+    floor = np.full((LAYERS, 4, DIM), 1e-8, np.float32)
+    cache = wide(tmp_path)
+    cache.add("k", frames_of(3))
+    cache.add("floor", floor)
+    for reader in (cache, wide(tmp_path)):
+        assert reader.frames("k").dtype == np.float32 and np.array_equal(reader.frames("k"), frames_of(3))
+        assert np.array_equal(reader.frames("floor"), floor)
+    half = filled(tmp_path)
+    half.add("floor", floor)
+    assert not half.frames("floor").any()
+
+
+def test_the_index_tells_single_precision_alone(tmp_path):
+    cache = wide(tmp_path)
+    cache.add("k", frames_of(0))
+    assert '"dtype": "float32"' in only(cache, ".index").read_text()
+    assert "dtype" not in only(filled(tmp_path), ".index").read_text()
+    with pytest.raises(SerkitError, match=r"holds frames of float32, not float16: delete .*\.\* to recompute"):
+        FeatureCache(tmp_path, "wide", LAYERS, DIM)
+
+
+def test_a_cut_file_of_single_precision_is_noticed(tmp_path):
+    cache = wide(tmp_path)
+    cache.add("k", frames_of(0))
+    path = only(cache, ".frames")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SerkitError, match="shorter than it says"):
+        wide(tmp_path)
+
+
+def test_the_precision_of_an_encoder_reaches_its_frames(tmp_path, write_wav, spec, monkeypatch):
+    jobs = list_jobs(manifest_of(tmp_path, write_wav, 2))
+    half = extract(jobs, spec, tmp_path / "cache", frames=True, workers=1)
+    monkeypatch.setattr(WhisperEncoder, "precision", "float32")
+    single = extract(jobs, spec, tmp_path / "cache", frames=True, workers=1)
+    assert single.folder.name == spec.create().fingerprint() != half.folder.name
+    for job in jobs:
+        frames = single.frames(job.key)
+        assert frames.dtype == np.float32 and np.array_equal(frames.astype(np.float16), half.frames(job.key))
+    write_features(jobs, single, tmp_path / "files", frames=True)
+    assert np.array_equal(np.load(tmp_path / "files" / "u0.npy"), single.frames(jobs[0].key))
+
+
 def test_statistics_by_hand(tmp_path):
     cache = FeatureCache(tmp_path, "print", 1, 2)
     cache.add("k", np.array([[[1, 10], [3, 10], [5, 40]]], np.float32), keep_frames=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from serkit.encoders.front import frame_mask, level_gain, trim_silence
 from serkit.encoders.regularise import Regularisation, Regularised
 from serkit.errors import InputError
+
+Precision = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Encoder(Regularised):
     """Options that change what an encoder returns and that its weights do not show; part of the fingerprint."""
     native_rate: bool = False
     """Whether recordings come at their own sampling rate; ``sampling_rate`` is then only nominal."""
+    whole: bool = False
+    """Whether an utterance is never cut into windows, because what is done to it is defined on all of it."""
+    precision: Precision = "float16"
+    """How the feature cache keeps frames: float32 where half precision would change what they say."""
     trim: float | None = None
     level: float | None = None
     limit: float | None = None
@@ -171,6 +177,7 @@ class Encoder(Regularised):
     def fingerprint(self) -> str:
         """Return a short hash of the name, the options and every weight: it keys the feature cache."""
         facts = [self.name, self.revision, self.trim, self.level]
+        facts += [f"precision {self.precision}"] if self.precision != "float16" else []
         facts += [f"limit {self.limit}"] if self.limit is not None else []
         facts += [f"settings {self.settings}"] if self.settings else []
         digest = hashlib.blake2b("|".join(map(str, facts)).encode(), digest_size=8)

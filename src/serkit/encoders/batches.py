@@ -87,7 +87,8 @@ def _encode_block(
 def _encode_batch(waveforms: list[Tensor], encoder: Encoder) -> list[Tensor]:
     device = next(iter((*encoder.parameters(), *encoder.buffers(), torch.empty(0)))).device
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    half = device.type != "cpu" and encoder.precision == "float16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         features = encoder(pad_sequence(waveforms, batch_first=True).to(device), lengths.to(device))
     layers = features.layers.float().cpu()
     return [states[:, :count] for states, count in zip(layers, features.lengths.tolist(), strict=True)]

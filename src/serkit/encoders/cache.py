@@ -1,9 +1,10 @@
 """The feature cache: frames of any encoder, computed once, read back memory-mapped and without padding.
 
 A cache folder has one sub-folder per encoder fingerprint. Every process that adds features writes a shard of its own:
-``<shard>.pooled`` (float32 records ``(2, N, D)``: mean and standard deviation over time), ``<shard>.frames`` (float16
-records ``(N, T, D)``, when frames are wanted) and ``<shard>.index``, one JSON line per utterance, written after its
-data. Nothing is ever changed in place: writers cannot disturb each other, and a killed one loses only its last record.
+``<shard>.pooled`` (float32 records ``(2, N, D)``: mean and standard deviation over time), ``<shard>.frames`` (records
+``(N, T, D)``, when frames are wanted: float16, or float32 where the encoder's ``precision`` says so, and then its index
+lines as well) and ``<shard>.index``, one JSON line per utterance, written after its data. Nothing is ever changed in
+place: writers cannot disturb each other, and a killed one loses only its last record.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from serkit.encoders.base import Precision
 from serkit.errors import SerkitError
 
 
@@ -31,6 +33,7 @@ class Record:
     offset: int | None
     pooled_crc: int
     frames_crc: int | None
+    dtype: str = "float16"
 
 
 def start_key(audio: bytes = b"") -> Any:
@@ -51,13 +54,16 @@ def feature_key(audio: Any, start: float | None, end: float | None, recipe: str 
 class FeatureCache:
     """Features of one encoder in ``folder / fingerprint``.
 
-    ``num_layers`` (``N``) and ``dim`` (``D``) must be those of the encoder. Reading verifies each record once;
-    a damaged or cut file raises :class:`~serkit.errors.SerkitError` with its name.
+    ``num_layers`` (``N``), ``dim`` (``D``) and ``dtype`` (its ``precision``) must be those of the encoder. Reading
+    verifies each record once; a damaged or cut file raises :class:`~serkit.errors.SerkitError` with its name.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str, num_layers: int, dim: int) -> None:
+    def __init__(
+        self, folder: str | Path, fingerprint: str, num_layers: int, dim: int, dtype: Precision = "float16"
+    ) -> None:
         self.folder = Path(folder) / fingerprint
         self.shape = (num_layers, dim)
+        self.dtype: Precision = dtype
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer: _Writer | None = None
         self._maps: dict[str, np.memmap] = {}
@@ -74,6 +80,10 @@ class FeatureCache:
             sizes = {suffix: _size(index.with_suffix(suffix)) for suffix in (".pooled", ".frames")}
             for line in lines:
                 key, record = _parse(line, index)
+                if record.dtype != self.dtype:
+                    raise SerkitError(
+                        f"{index}: holds frames of {record.dtype}, not {self.dtype}: delete {index.stem}.* to recompute"
+                    )
                 complete = (record.number + 1) * self._pooled_bytes <= sizes[".pooled"] and (
                     record.offset is None or record.offset + self._frame_bytes(record.frames) <= sizes[".frames"]
                 )
@@ -89,7 +99,7 @@ class FeatureCache:
         return 2 * self.shape[0] * self.shape[1] * 4
 
     def _frame_bytes(self, frames: int) -> int:
-        return self.shape[0] * frames * self.shape[1] * 2
+        return self.shape[0] * frames * self.shape[1] * np.dtype(self.dtype).itemsize
 
     def has(self, key: str, frames: bool = False) -> bool:
         """Tell whether ``key`` is cached, with its ``frames`` when those are needed."""
@@ -101,10 +111,10 @@ class FeatureCache:
         if frames.ndim != 3 or (frames.shape[0], frames.shape[2]) != self.shape or frames.shape[1] == 0:
             raise ValueError(f"expected frames of shape ({self.shape[0]}, T, {self.shape[1]}), got {frames.shape}")
         if self._writer is None:
-            self._writer = _Writer(self.folder)
+            self._writer = _Writer(self.folder, self.dtype)
         pooled = np.stack([_statistics(layer) for layer in frames], 1)
         self.records[key] = self._writer.write(
-            key, pooled, frames.astype(np.float16) if keep_frames else None, frames.shape[1]
+            key, pooled, frames.astype(self.dtype) if keep_frames else None, frames.shape[1]
         )
 
     def pooled(self, key: str) -> np.ndarray:
@@ -115,13 +125,13 @@ class FeatureCache:
         return raw.view(np.float32).reshape(2, *self.shape)
 
     def frames(self, key: str) -> np.ndarray:
-        """Return the hidden states as a float16 view ``(N, T, D)`` of the file, which writing to it does not change."""
+        """Return the hidden states as a view ``(N, T, D)`` of the file, which writing to it does not change."""
         record = self._record(key)
         if record.offset is None:
             raise KeyError(f"{key}: only pooled statistics are cached")
         raw = self._read(record.shard, ".frames", record.offset, self._frame_bytes(record.frames))
         self._verify(key, ".frames", raw, record.frames_crc, record)
-        return raw.view(np.float16).reshape(self.shape[0], record.frames, self.shape[1])
+        return raw.view(self.dtype).reshape(self.shape[0], record.frames, self.shape[1])
 
     def lengths(self, keys: list[str]) -> np.ndarray:
         """Return the number of frames of each key, int64."""
@@ -161,8 +171,8 @@ def _statistics(layer: np.ndarray) -> np.ndarray:
 class _Writer:
     """One process's shard; its files are opened when the first utterance comes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.shard = uuid.uuid4().hex[:12]
+    def __init__(self, folder: Path, dtype: Precision) -> None:
+        self.shard, self.dtype = uuid.uuid4().hex[:12], dtype
         self.pooled, self.frames, self.index = (
             (folder / f"{self.shard}{suffix}").open("ab") for suffix in (".pooled", ".frames", ".index")
         )
@@ -177,8 +187,10 @@ class _Writer:
             offset, crc = self.frames.tell(), zlib.crc32(data)
             self.frames.write(data)
             self.frames.flush()
-        record = Record(self.shard, self.number, length, offset, zlib.crc32(pooled.tobytes()), crc)
+        record = Record(self.shard, self.number, length, offset, zlib.crc32(pooled.tobytes()), crc, self.dtype)
         line: dict[str, Any] = {"key": key, **vars(record)}
+        if self.dtype == "float16":
+            del line["dtype"]  # as it was before there was another
         self.index.write((json.dumps(line) + "\n").encode())
         self.index.flush()
         self.number += 1

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 
 from serkit.cores import count_cores
-from serkit.data.audio import read_audio
+from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.data.feature_files import unique_names
 from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
@@ -110,13 +111,13 @@ def extract(
             f"encoder {spec.name}: augmentation works at 16 kHz: leave out its copies, or set a fixed rate"
         )
     fingerprint = encoder.fingerprint() + ("" if device == "cpu" else "-bf16")
-    cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim)
+    cache = FeatureCache(cache_folder, fingerprint, encoder.num_layers, encoder.dim, encoder.precision)
     todo = {job.key: job for job in jobs if not cache.has(job.key, frames)}
     queue = sorted(todo.values(), key=lambda job: -job.size)
     workers = min(workers or count_cores(), max(1, len(queue) // 8))
     results: Iterable[str | None]
     if device != "cpu" or batch_seconds is not None:
-        loaded = partial(_load, augment=augment, native=encoder.native_rate)
+        loaded = partial(_load, augment=augment, native=encoder.native_rate, rate=encoder.sampling_rate)
         keep = partial(_keep, cache=cache, frames=frames)
         results = encode_batches(queue, encoder.to(device), loaded, keep, batch_seconds or 200.0)
     elif workers == 1:
@@ -138,7 +139,7 @@ def extract(
 
 
 def write_features(jobs: list[Job], cache: FeatureCache, folder: str | Path, frames: bool) -> None:
-    """Write one ``<id>.npy`` per utterance to ``folder``: float16 ``(N, T, D)`` or float32 statistics ``(2, N, D)``.
+    """Write one ``<id>.npy`` per utterance to ``folder``: its frames ``(N, T, D)``, or statistics ``(2, N, D)``.
 
     Raises ``InputError`` before anything is written when two ids share a file name.
     """
@@ -161,9 +162,11 @@ def _hash_file(name: str | None) -> tuple[Any, int]:
         raise AudioError(f"{name}: cannot be read: {error.strerror}") from error
 
 
-def _load(job: Job, augment: Augment | None, native: bool) -> np.ndarray:
-    waveform = read_audio(job.audio, job.start, job.end, native)
-    return waveform if job.seed is None or augment is None else augment(waveform, job.seed)
+def _load(job: Job, augment: Augment | None, native: bool, rate: int) -> np.ndarray:
+    if job.seed is None or augment is None:
+        return read_audio(job.audio, job.start, job.end, native, rate)
+    changed = augment(read_audio(job.audio, job.start, job.end), job.seed)
+    return changed if rate == SAMPLING_RATE else soxr.resample(changed, SAMPLING_RATE, rate, "HQ")
 
 
 def _keep(job: Job, states: torch.Tensor, cache: FeatureCache, frames: bool) -> None:
@@ -172,7 +175,7 @@ def _keep(job: Job, states: torch.Tensor, cache: FeatureCache, frames: bool) -> 
 
 def _encode_job(job: Job, encoder: Encoder, cache: FeatureCache, frames: bool, augment: Augment | None) -> str | None:
     try:
-        waveform = _load(job, augment, encoder.native_rate)
+        waveform = _load(job, augment, encoder.native_rate, encoder.sampling_rate)
         with torch.inference_mode():
             features = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
     except (AudioError, ValueError) as error:
@@ -190,7 +193,7 @@ def _start_worker(spec: EncoderSpec, folder: Path, frames: bool, augment: Augmen
     torch.set_num_threads(1)
     encoder = spec.create()
     # The folder's name is the fingerprint: hashing the weights takes longer than half a minute of speech.
-    cache = FeatureCache(folder.parent, folder.name, encoder.num_layers, encoder.dim)
+    cache = FeatureCache(folder.parent, folder.name, encoder.num_layers, encoder.dim, encoder.precision)
     _worker.update(encoder=encoder, cache=cache, frames=frames, augment=augment)
 
 

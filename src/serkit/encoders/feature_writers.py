@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serkit.data.feature_files import FrameFile
 from serkit.data.files import replace_atomically
+from serkit.encoders.base import Precision
 
 
 def write_selected(
@@ -41,20 +42,20 @@ def write_selected(
                 np.save(part, (total / count).astype(np.float32))
 
 
-def write_layers(states: Iterable[Tensor], path: Path) -> None:
-    """Write all of ``states (N, t, D)``, ... as one float16 array ``(N, T, D)``; on the disk they need twice that."""
+def write_layers(states: Iterable[Tensor], path: Path, dtype: Precision = "float16") -> None:
+    """Write all of ``states (N, t, D)``, ... as one array ``(N, T, D)``; on the disk they need twice that."""
     with replace_atomically(path) as part, tempfile.TemporaryDirectory(dir=path.parent, prefix=".layers.") as folder:
         with ExitStack() as stack:
             files: list[FrameFile] = []
             for piece in states:
                 count, _, dim = piece.shape
                 names = [Path(folder, f"{number}.npy") for number in range(count)]
-                files = files or [stack.enter_context(FrameFile(name, dim, "float16")) for name in names]
+                files = files or [stack.enter_context(FrameFile(name, dim, dtype)) for name in names]
                 for file, layer in zip(files, piece.numpy(), strict=True):
                     file.append(layer)
         shape = (len(files), files[0].frames, files[0].dim)
         with part.open("wb") as whole:
-            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            header = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(whole, header)
             for number in range(len(files)):
                 with Path(folder, f"{number}.npy").open("rb") as layer_file:

@@ -43,8 +43,8 @@ class Wanted:
 
     ``frames``: float32 ``(T, D)`` as they are, otherwise their mean ``(D,)``. ``layers`` are ``-1`` (the last), ``6``
     (counted from 0, the first that the encoder returns), ``mean4`` (the mean of the last four); of several, each has a
-    folder of its own. No layers: all in one array, float16 ``(N, T, D)`` or float32 mean and standard deviation
-    ``(2, N, D)``, as ``serkit extract`` writes by default.
+    folder of its own. No layers: all in one array, ``(N, T, D)`` in the encoder's ``precision`` or float32 mean
+    and standard deviation ``(2, N, D)``, as ``serkit extract`` writes by default.
     """
 
     frames: bool
@@ -255,12 +255,14 @@ def _write_task(task: _Task, encoder: Encoder, wanted: Wanted) -> str | None:
     job = task.job
     try:
         states = encode_stream(
-            encoder, stream_audio(job.audio, job.start, job.end, encoder.native_rate), wanted.windows
+            encoder,
+            stream_audio(job.audio, job.start, job.end, encoder.native_rate, encoder.sampling_rate),
+            wanted.windows,
         )
         if wanted.layers:
             write_selected(states, list(wanted.select(encoder).values()), task.paths, wanted.frames)
         elif wanted.frames:
-            write_layers(states, task.paths[0])
+            write_layers(states, task.paths[0], encoder.precision)
         else:
             write_statistics(states, task.paths[0])
     except (

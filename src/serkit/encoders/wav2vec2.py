@@ -62,7 +62,7 @@ class Wav2Vec2Encoder(Encoder):
     ) -> None:
         super().__init__()
         self.name, self.config, self.packed = name, config, packed
-        self.precision = check_precision(precision)
+        self.arithmetic = check_precision(precision)
         if packed and precision == "int8":
             raise InputError('packed is for a GPU and precision="int8" for a CPU: choose one')
         self.prepared: FastEncoder | None = None
@@ -96,7 +96,7 @@ class Wav2Vec2Encoder(Encoder):
             return self.encode_each(waveforms, lengths)
         if not torch.compiler.is_compiling():
             self.prepared = None  # training goes on: its next weights will be others
-        if self.precision == "int8":
+        if self.arithmetic == "int8":
             raise InputError(f'{self.name}: precision="int8" is inference on a CPU, and here {reason}: use "fp32"')
         if self.packed and not torch.compiler.is_compiling():
             return self.encode_packed(waveforms, lengths)
@@ -129,7 +129,7 @@ class Wav2Vec2Encoder(Encoder):
         They are laid out at the first call and again whenever a weight has changed.
         """
         if self.prepared is None or not self.prepared.fits(self):
-            self.prepared = FastEncoder(self, self.precision)
+            self.prepared = FastEncoder(self, self.arithmetic)
         frames = self.frame_lengths(lengths)
         layers = waveforms.new_zeros(len(lengths), self.num_layers, int(frames.max()), self.dim)
         for row, (samples, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):

@@ -52,11 +52,13 @@ class Plan:
 
 
 def plan_windows(encoder: Encoder, windows: Windows) -> Plan | None:
-    """Return how ``encoder`` cuts; None if it gives no frame every ``hop`` samples, but one per utterance.
+    """Return how ``encoder`` cuts; None for one that is ``whole`` or gives one frame per utterance.
 
     A window longer than the encoder takes at a time is made as long as that, and then shares at most half. Raises
     ``InputError`` for windows that are too short for the encoder or for their overlap.
     """
+    if encoder.whole:
+        return None
     hop, rate = encoder.hop, encoder.sampling_rate
     size, overlap = round(windows.seconds * rate / hop), round(windows.overlap * rate / hop)
     if encoder.max_samples is not None and encoder.max_samples < size * hop:
@@ -118,7 +120,8 @@ def encode_stream(
 def encode_samples(encoder: Encoder, waveform: np.ndarray) -> Tensor:
     """Return the hidden states ``(N, T, D)`` of ``waveform (S,)`` on the CPU; away from it computed in bfloat16."""
     device = next(iter((*encoder.parameters(), *encoder.buffers(), torch.empty(0)))).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    half = device.type != "cpu" and encoder.precision == "float16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         features = encoder(torch.from_numpy(waveform)[None].to(device), torch.tensor([len(waveform)], device=device))
     return features.layers[0, :, : int(features.lengths[0])].float().cpu()
 

@@ -20,10 +20,15 @@ SHARE = 20
 """A checkpoint is at least this many times its own writing time after the last one: at most 5 % of the time."""
 
 
+Moments = dict[int, dict[str, Any]]
+"""What an optimiser has gathered for each parameter, by its number."""
+
+
 class Progress:
     """Epoch and step, history, and the weights of the best epoch; ``read`` and ``write`` are the trained weights.
 
-    ``folder`` None keeps it in memory only. ``seconds`` is the least time between two checkpoints.
+    ``folder`` None keeps it in memory only. ``seconds`` is the least time between two checkpoints. With
+    ``reloadable`` the optimiser's state of the best epoch is kept as well, for :meth:`reload_best`.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class Progress:
         write: Callable[[dict[str, Tensor]], Any],
         optimizer: torch.optim.Optimizer,
         seconds: float,
+        reloadable: bool = False,
     ) -> None:
         self.path = None if folder is None else folder / "checkpoint.safetensors"
         self.read, self.write, self.optimizer, self.seconds = read, write, optimizer, seconds
@@ -40,15 +46,33 @@ class Progress:
         self.sums: dict[str, float] = {}
         self.best: dict[str, Tensor] | None = None
         self.history: list[dict[str, Any]] = []
+        self.reloadable, self.reloads = reloadable, 0
+        self.best_moments: Moments | None = None
         self.saved_at, self.cost = time.monotonic(), 0.0
 
-    def keep_best(self, score: float) -> None:
-        """Keep the weights when ``score`` is the highest so far."""
-        if score > self.best_score:
-            self.best_score, self.stale = score, 0
-            self.best = {key: value.detach().clone() for key, value in self.read().items()}
-        else:
+    def keep_best(self, score: float) -> bool:
+        """Keep the weights when ``score`` is the highest so far, and tell whether it is."""
+        if score <= self.best_score:
             self.stale += 1
+            return False
+        self.best_score, self.stale = score, 0
+        self.best = {key: value.detach().clone() for key, value in self.read().items()}
+        if self.reloadable:
+            self.best_moments = {number: _copied(entry) for number, entry in self._moments().items()}
+        return True
+
+    def reload_best(self) -> None:
+        """Go back to weights and optimiser of the best epoch; what came after it is not counted as stale."""
+        assert self.best is not None and self.best_moments is not None
+        self.write(self.best)
+        self._load_moments({number: _copied(entry) for number, entry in self.best_moments.items()})
+        self.reloads, self.stale = self.reloads + 1, 0
+
+    def _moments(self) -> Moments:
+        return self.optimizer.state_dict()["state"]
+
+    def _load_moments(self, moments: Moments) -> None:
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def restore_best(self) -> None:
         """Put the best weights back, when some were kept."""
@@ -70,9 +94,11 @@ class Progress:
         began = time.monotonic()
         tensors = {f"head.{key}": value for key, value in self.read().items()}
         tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
-        for number, entry in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in entry.items()}
-        facts = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "stale": self.stale}
+        for prefix, moments in (("optimizer", self._moments()), ("moments", self.best_moments or {})):
+            for number, entry in moments.items():
+                tensors |= {f"{prefix}.{number}.{key}": torch.as_tensor(value) for key, value in entry.items()}
+        facts: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "stale": self.stale}
+        facts |= {"reloads": self.reloads}
         facts |= {"history": self.history, "best_score": None if self.best is None else self.best_score}
         # One file holds it all: the JSON rides in the metadata, so tensors and facts cannot disagree after a kill.
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,15 +120,26 @@ class Progress:
         tensors = load_file(self.path)
         self.epoch, self.step, self.sums = facts["epoch"], facts["step"], facts["sums"]
         self.stale, self.history = facts["stale"], facts["history"]
+        self.reloads = facts.get("reloads", 0)
         self.write(_strip(tensors, "head."))
         best = _strip(tensors, "best.")
         if best:
             self.best, self.best_score = best, facts["best_score"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _strip(tensors, "optimizer.").items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self._load_moments(_by_number(_strip(tensors, "optimizer.")))
+        if self.reloadable and best:
+            self.best_moments = _by_number(_strip(tensors, "moments."))
+
+
+def _by_number(tensors: dict[str, Tensor]) -> Moments:
+    moments: Moments = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    return moments
+
+
+def _copied(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: torch.as_tensor(value).detach().clone() for key, value in entry.items()}
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

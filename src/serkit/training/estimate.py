@@ -19,9 +19,11 @@ from serkit.training.augment import Augmentation
 from serkit.training.experiment import PlannedRun
 from serkit.training.features import FeatureSet, StreamSet
 from serkit.training.fit import fit
+from serkit.training.given import GIVEN
 from serkit.training.material import encoder_spec, list_changes, load_data
 from serkit.training.recipe import EncoderSection, Recipe
 from serkit.training.run import is_trained, list_work, set_threads
+from serkit.training.spoken import Spoken
 from serkit.training.transfer import match_labels, read_test
 from serkit.training.tuning import prepare_encoder
 
@@ -72,7 +74,8 @@ def estimate(run: PlannedRun, cache: str | Path, workers: int | None = None) -> 
         encode_hours = sum(
             _count_missing(recipe, section, each, Path(cache), changes) * mean_seconds / 3600
             for own in each_fold
-            for section in (own.encoder, *own.streams)
+            for section in own.encoders
+            if section.name != GIVEN
             for each, changes in ((manifest, list_changes(recipe.augment)), *((test, []) for test in tests))
         )
         seconds = 3600 * encode_hours * _encode_rate(recipe) if encode_hours else 0.0
@@ -112,8 +115,8 @@ def _count_missing(
 ) -> int:
     """Count recordings and augmented copies that the cache lacks."""
     encoder = encoder_spec(section).create()
-    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim)
-    frames = recipe.head.kind == "frames"
+    held = FeatureCache(cache, encoder.fingerprint(), encoder.num_layers, encoder.dim, encoder.precision)
+    frames = recipe.keeps_frames
     jobs = list_jobs(manifest)
     for augmentation, number in changes:
         jobs += list_jobs(manifest, number, augmentation.description())
@@ -122,10 +125,13 @@ def _count_missing(
 
 def _encode_rate(recipe: Recipe) -> float:
     """Return processor seconds per second of audio, from three seconds of noise through every encoder."""
-    noise, lengths = 0.1 * torch.randn(1, 48_000), torch.tensor([48_000])
     total = 0.0
-    for section in (recipe.encoder, *recipe.streams):
+    for section in recipe.encoders:
+        if section.name == GIVEN:
+            continue
         encoder = encoder_spec(section).create()
+        samples = 3 * encoder.sampling_rate
+        noise, lengths = 0.1 * torch.randn(1, samples), torch.tensor([samples])
         for _ in range(2):  # the first pass also allocates
             began = time.perf_counter()
             with torch.inference_mode():
@@ -138,22 +144,34 @@ def _encode_rate(recipe: Recipe) -> float:
 def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
     """Return the seconds that training takes per training utterance, from a fit to a few utterances of noise."""
     generator, streams, shapes = torch.Generator().manual_seed(0), [], []
-    for section in (recipe.encoder, *recipe.streams):
-        encoder = encoder_spec(section).create()
-        layers = len(section.chosen(encoder.num_layers))
-        frames = max(1, round(mean_seconds * encoder.frame_rate / section.stride))
+    for section in recipe.encoders:
+        if section.name == GIVEN:  # how much was given is not known before it is read
+            layers, frames, dim, single = 1, 1, 80, True
+        else:
+            encoder = encoder_spec(section).create()
+            layers, dim, single = len(section.chosen(encoder.num_layers)), encoder.dim, encoder.precision == "float32"
+            frames = max(1, round(mean_seconds * encoder.frame_rate / section.stride))
         arrays: list[list[torch.Tensor]] = []
-        if recipe.head.kind == "frames":
-            one = torch.randn(layers, frames, encoder.dim, generator=generator, dtype=torch.float32).half()
+        if recipe.keeps_frames:
+            one = torch.randn(layers, frames, dim, generator=generator, dtype=torch.float32)
+            one = one if single else one.half()
             arrays = [[one] * TRIAL]
-        statistics = torch.randn(1, TRIAL, 2, layers, encoder.dim, generator=generator).abs()
+        statistics = torch.randn(1, TRIAL, 2, layers, dim, generator=generator).abs()
         lengths = torch.full((1, TRIAL), frames)
         streams.append(StreamSet(statistics, lengths, tuple(tuple(copy) for copy in arrays)))
-        shapes.append((layers, encoder.dim))
+        shapes.append((layers, dim))
     classes = max(1, len(recipe.classes))
     targets = torch.arange(TRIAL) % classes
-    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, torch.ones(TRIAL))
+    weights = torch.ones(TRIAL)
+    if recipe.multi:
+        targets, weights = torch.nn.functional.one_hot(targets, classes).float(), torch.ones(TRIAL, classes)
+    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, weights)
     head = create_head(recipe.head, shapes, classes)
+    if recipe.fusion is not None:
+        words = tuple((f"word {number}",) * min(12, recipe.text.max_words) for number in range(TRIAL))
+        spoken = Spoken(recipe, words, None)
+        head = spoken.create(shapes, range(TRIAL))
+        examples = spoken.number(examples, head)
     convex = recipe.training.optimizer == "lbfgs"
     epochs = min(recipe.training.epochs, 10 if convex else 2)
     options = recipe.training.model_copy(update={"epochs": epochs, "patience": 0})

@@ -92,9 +92,10 @@ class StreamSet:
 class FeatureSet:
     """The features of ``U`` utterances, one :class:`StreamSet` per encoder.
 
-    ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss. A head sees at most
-    ``max_frames`` frames, the first ones. In a ``union`` every copy of an utterance is an example of its own; otherwise
-    an utterance is one, of which a copy is drawn.
+    ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss; of several labels at once
+    both are ``(U, C)`` (:mod:`~serkit.training.presence`). ``words (U, L)`` are the ids of what is said where a head
+    reads. A head sees at most ``max_frames`` frames, the first ones. In a ``union`` every
+    copy of an utterance is an example of its own; otherwise an utterance is one, of which a copy is drawn.
     """
 
     ids: tuple[str, ...]
@@ -103,6 +104,7 @@ class FeatureSet:
     weights: Tensor
     max_frames: int | None = None
     union: bool = False
+    words: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,7 +112,7 @@ class FeatureSet:
     @property
     def copies(self) -> int:
         """Copies of every recording, itself included."""
-        return len(self.streams[0].statistics)
+        return len(self.streams[0].statistics) if self.streams else 1
 
     @property
     def examples(self) -> int:
@@ -125,6 +127,7 @@ class FeatureSet:
             ids=tuple(self.ids[row] for row in rows),
             streams=tuple(stream.take(rows, copies) for stream in self.streams),
             targets=self.targets[index],
+            words=None if self.words is None else self.words[index],
             weights=self.weights[index] if weights is None else weights,
         )
 
@@ -151,8 +154,9 @@ class FeatureSet:
         return [number % len(self) for number in numbers]
 
     def _batch(self, copies: list[int], rows: list[int], cut: Callable[[int], slice] | None) -> Batch:
-        if not self.streams[0].copies:
-            return Batch(tuple(stream.stream(copies, rows, (), False) for stream in self.streams))
+        words = None if self.words is None else self.words[torch.as_tensor(rows)]
+        if not self.streams or not self.streams[0].copies:
+            return Batch(tuple(stream.stream(copies, rows, (), False) for stream in self.streams), words=words)
         sizes = [
             min(self.max_frames or sys.maxsize, *(stream.copies[copy][row].shape[1] for stream in self.streams))
             for copy, row in zip(copies, rows, strict=True)  # streams may differ by a frame
@@ -160,7 +164,7 @@ class FeatureSet:
         spans = [slice(0, size) if cut is None else cut(size) for size in sizes]
         lengths = torch.tensor([span.stop - span.start for span in spans])
         streams = tuple(stream.stream(copies, rows, spans, cut is not None) for stream in self.streams)
-        return Batch(streams, Segments.packed(lengths))
+        return Batch(streams, Segments.packed(lengths), words)
 
 
 def load_stream(
@@ -255,4 +259,5 @@ def _load_array(frames: np.ndarray, stride: int, zero_tail: bool) -> Tensor:
     array = torch.from_numpy(np.asarray(frames))
     if stride == 1:
         return array
-    return stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride, zero_tail)[0][0].half()
+    means = stride_mean(array.float()[None], torch.tensor([array.shape[1]]), stride, zero_tail)[0][0]
+    return means.to(array.dtype)

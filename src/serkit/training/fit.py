@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, parameters_behind_pooling
+from serkit.models.losses import presence_losses
 from serkit.models.norms import BatchNorm, settle_norms
 from serkit.training.checkpoint import Progress
 from serkit.training.features import FeatureSet
+from serkit.training.presence import judge_presence
 
 
 class TrainingOptions(BaseModel):
@@ -32,7 +34,15 @@ class TrainingOptions(BaseModel):
     count: PyTorch's weighted cross-entropy. ``head_l2`` times the squared norm of all parameters behind the pooling
     (biases and batch normalisation too) is added to the loss of a step.
 
-    ``schedule`` "cyclic" raises the rate along a line from ``lr`` to ``cycle_peak`` times it and back, ``cycle_epochs``
+    With several labels at once (``labels.multi``) "class" weighs what has a class by the number of those without over
+    those with it, and ``class_weights`` are those of what has a class.
+
+    ``class_weights`` says it class by class, as it stands. "majority" weighs a class by the size of the largest over
+    its own. With ``reduction`` "sum" the loss of a step is a sum over its utterances, not a mean.
+
+    ``schedule`` "reload" keeps ``lr``, and goes back to the weights and the optimiser's state of the best epoch where
+    one is no better: ``decays`` times, each with ``decay`` times the rate, and only then counts for ``patience``.
+    "cyclic" raises the rate along a line from ``lr`` to ``cycle_peak`` times it and back, ``cycle_epochs``
     epochs each way (Smith 2017, https://arxiv.org/abs/1506.01186), the same rate for a whole epoch; with
     ``cycle_momentum`` the ``momentum`` of rmsprop goes down to that and up again meanwhile, which is what PyTorch's
     CyclicLR does unasked. What ``monitor`` names decides which epoch's weights are kept: the first of the best ones.
@@ -47,13 +57,17 @@ class TrainingOptions(BaseModel):
     weight_decay: float = Field(0.05, ge=0)
     epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment, not by lbfgs")
     momentum: float = Field(0.9, ge=0, lt=1, description="of rmsprop")
-    schedule: Literal["one-cycle", "cosine", "linear", "constant", "cyclic"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "linear", "constant", "cyclic", "reload"] = "one-cycle"
     cycle_epochs: int = Field(10, ge=1)
     cycle_peak: float = Field(2.0, ge=1)
     cycle_momentum: float | None = Field(None, ge=0, lt=1)
+    decay: float = Field(0.2, gt=0, lt=1)
+    decays: int = Field(2, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1, description="share of all steps")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    balance: Literal["none", "class", "count", "corpus-class"] = "class"
+    balance: Literal["none", "class", "count", "corpus-class", "majority"] = "class"
+    class_weights: dict[str, float] = {}
+    reduction: Literal["mean", "sum"] = "mean"
     head_l2: float = Field(0.0, ge=0)
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of an utterance's frames that a step sees")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no limit")
@@ -66,6 +80,10 @@ class TrainingOptions(BaseModel):
     def _check_cycles(self) -> TrainingOptions:
         if self.cycle_momentum is not None and (self.optimizer, self.schedule) != ("rmsprop", "cyclic"):
             raise ValueError("cycle_momentum needs optimizer rmsprop and schedule cyclic")
+        if self.class_weights and self.balance != "none":
+            raise ValueError('class_weights are in place of balance: set it to "none"')
+        if self.optimizer == "lbfgs" and (self.schedule == "reload" or self.reduction == "sum"):
+            raise ValueError("lbfgs takes neither schedule reload nor reduction sum")
         return self
 
     def score(self, line: Mapping[str, Any]) -> float:
@@ -74,7 +92,7 @@ class TrainingOptions(BaseModel):
 
 
 def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor:
-    """Return what each utterance counts ``(U,)``, with mean one.
+    """Return what each utterance counts ``(U,)``, with mean one, but for ``majority``: one in the largest class.
 
     ``class`` and ``count``: every class counts the same. ``corpus-class``: within a class every corpus does as well.
     """
@@ -84,15 +102,27 @@ def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor
         counts = {cell: cells.count(cell) for cell in set(cells)}
         inside = {target: sum(cell[0] == target for cell in counts) for target, _ in counts}
         weights = torch.tensor([1 / (counts[cell] * inside[cell[0]]) for cell in cells])
+        if balance == "majority":
+            return weights * max(counts.values())
     return weights / weights.mean()
+
+
+def listed_weights(targets: Tensor, classes: Sequence[str], listed: Mapping[str, float]) -> Tensor:
+    """Return what each utterance counts ``(U,)`` by its class; raises ``InputError`` unless all are ``listed``."""
+    if set(listed) != set(classes):
+        odd = min(set(listed) ^ set(classes))
+        raise InputError(f"training.class_weights: {odd!r} is not listed or no class: list {', '.join(classes)}")
+    return torch.tensor([listed[name] for name in classes])[targets]
 
 
 def schedule_factor(options: TrainingOptions, step: int, steps: int) -> float:
     """Return the factor on the learning rate at ``step`` of ``steps``: linear warm-up, then decay.
 
     ``one-cycle`` warms up along a cosine from 1/25 and ends near zero (Smith 2018, https://arxiv.org/abs/1803.09820);
-    ``cyclic`` has no warm-up.
+    ``cyclic`` and ``reload`` have no warm-up.
     """
+    if options.schedule == "reload":
+        return 1.0
     if options.schedule == "cyclic":
         return 1 + (options.cycle_peak - 1) * cycle_height(options, step * options.epochs // steps)
     warm = options.warmup * steps
@@ -132,7 +162,8 @@ def fit(
         return _fit_convex(head, train, dev, options)
     optimizer = _create_optimizer(head, options)
     steps_per_epoch = math.ceil(train.examples / options.batch_size)
-    state = Progress(folder, head.state_dict, head.load_state_dict, optimizer, options.checkpoint_seconds)
+    reloads = options.schedule == "reload"
+    state = Progress(folder, head.state_dict, head.load_state_dict, optimizer, options.checkpoint_seconds, reloads)
     state.resume()
     while state.epoch < options.epochs and not (0 < options.patience <= state.stale):
         began, epoch = time.monotonic(), state.epoch
@@ -143,7 +174,7 @@ def fit(
         for number, part in enumerate(np.array_split(rng.permutation(train.examples), steps_per_epoch)):
             factor = schedule_factor(options, epoch * steps_per_epoch + number, options.epochs * steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
+                group["lr"] = group["peak"] * factor * options.decay**state.reloads
                 if options.cycle_momentum is not None:
                     fall = options.momentum - options.cycle_momentum
                     group["momentum"] = options.momentum - fall * cycle_height(options, epoch)
@@ -151,7 +182,7 @@ def fit(
             index = torch.tensor(train.rows(part.tolist()))
             counts = train.weights[index]
             counts = counts / counts.mean() if options.balance == "count" else counts
-            loss = _loss(scores, train.targets[index], counts, options.label_smoothing)
+            loss = _loss(scores, train.targets[index], counts, options.label_smoothing, options.reduction)
             loss = loss + _penalty(head, options)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -162,10 +193,12 @@ def fit(
             optimizer.step()
             settle_norms(head)
             losses.append(float(loss.detach()) / len(head.heads))
-        line: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
+        total = np.sum(losses) / train.examples if options.reduction == "sum" else np.mean(losses)
+        line: dict[str, Any] = {"epoch": epoch + 1, "loss": float(total)}
         if dev is not None and len(dev):
             line |= evaluate_dev(head, dev)
-            state.keep_best(options.score(line))
+            if not state.keep_best(options.score(line)) and reloads and state.reloads < options.decays:
+                state.reload_best()
         report(line)
         state.finish_epoch({**line, "seconds": round(time.monotonic() - began, 3)})
         if state.epoch < options.epochs and state.due():
@@ -190,7 +223,7 @@ def _fit_convex(
         nn.init.zeros_(module.bias)
     batch = train.all_copies()
     copies = train.copies
-    targets, weights = train.targets.repeat(copies), train.weights.repeat(copies)
+    targets, weights = torch.cat([train.targets] * copies), torch.cat([train.weights] * copies)
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=options.epochs, history_size=10, line_search_fn="strong_wolfe"
     )
@@ -210,16 +243,19 @@ def _fit_convex(
 
 @torch.no_grad()
 def predict(head: Ensemble, examples: FeatureSet, batch_size: int = 64) -> Tensor:
-    """Return log-probabilities ``(U, C)`` of the recordings themselves."""
+    """Return log-probabilities ``(U, C)`` of the recordings themselves, log-odds of several labels at once."""
     head.eval()
     rows = range(len(examples))
     parts = [head(examples.batch(rows[i : i + batch_size])) for i in range(0, len(examples), batch_size)]
-    return torch.cat(parts).log_softmax(-1)
+    scores = torch.cat(parts)
+    return scores if head.multi else scores.log_softmax(-1)
 
 
 def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
     """Return loss, mean recall over the classes that the dev part has, and accuracy."""
     scores = predict(head, dev)
+    if head.multi:
+        return judge_presence(scores, dev.targets)
     hits = scores.argmax(1) == dev.targets
     recalls = [hits[dev.targets == target].float().mean() for target in dev.targets.unique()]
     loss = nn.functional.cross_entropy(scores, dev.targets)
@@ -227,12 +263,19 @@ def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
     return {"dev_loss": float(loss), "dev_uar": uar, "dev_accuracy": accuracy}
 
 
-def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-    """Sum over members of the weighted mean cross-entropy; ``scores (members, B, C)``."""
-    flat = nn.functional.cross_entropy(
-        scores.flatten(0, 1), targets.repeat(len(scores)), reduction="none", label_smoothing=smoothing
-    )
-    return (flat.view(len(scores), -1) * weights).mean(1).sum()
+def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+    """Sum over members of the weighted cross-entropy, a mean or a sum over ``B``; ``scores (members, B, C)``.
+
+    Of several labels at once ``targets`` and ``weights`` are ``(B, C)``.
+    """
+    if targets.ndim == 2:
+        weighted = presence_losses(scores, targets, weights)
+    else:
+        flat = nn.functional.cross_entropy(
+            scores.flatten(0, 1), targets.repeat(len(scores)), reduction="none", label_smoothing=smoothing
+        )
+        weighted = flat.view(len(scores), -1) * weights
+    return (weighted.sum(1) if reduction == "sum" else weighted.mean(1)).sum()
 
 
 def _penalty(head: Ensemble, options: TrainingOptions) -> Tensor | float:

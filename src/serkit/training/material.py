@@ -17,6 +17,7 @@ from serkit.data.corpora import prepare_corpus
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import group_of
 from serkit.data.recordings import PLACEHOLDER
+from serkit.encoders.base import Precision
 from serkit.encoders.cache import FeatureCache
 from serkit.encoders.extract import EncoderSpec, extract, list_jobs
 from serkit.errors import InputError
@@ -26,9 +27,18 @@ from serkit.models.tasks import prediction_columns
 from serkit.progress import Report, Step, no_report, no_steps
 from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
-from serkit.training.fit import balance_weights, fit, predict
+from serkit.training.fit import balance_weights, fit, listed_weights, predict
+from serkit.training.given import GIVEN, mark_given, read_given
+from serkit.training.presence import (
+    cell_weights,
+    check_presence,
+    presence_columns,
+    presence_targets,
+    with_presence,
+)
 from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
 from serkit.training.sections import FOLD
+from serkit.training.spoken import Spoken, read_words
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Material:
     features: FeatureSet
     fingerprint: str
     shapes: tuple[Shape, ...]
+    spoken: Spoken | None = None
 
     def of_fold(self, name: str) -> Material:
         """Return what a fold is trained on: the same for every fold."""
@@ -69,21 +80,24 @@ class Material:
         ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         rows, training = self.rows(train_ids), self.recipe.training
-        corpora = [str(name) for name in self.manifest.table["corpus"]]
-        targets = self.features.targets[torch.tensor(rows)]
-        weights = balance_weights(targets, [corpora[row] for row in rows], training.balance)
-        train_set = self.features.take(rows, weights=weights)
-        dev_set = self.features.take(self.rows(dev_ids), copies=1) if dev_ids else None
+        weights = self._weights(rows)
         torch.manual_seed(seed)
-        head = self._new_head()
+        head = self._new_head(train_ids)
+        features = self._features_for(head)
+        train_set = features.take(rows, weights=weights)
+        dev_set = features.take(self.rows(dev_ids), copies=1) if dev_ids else None
         if self.recipe.features.normalise != "none":
             fit_standardisation(head, train_set)
         return head, fit(head, train_set, dev_set, training, seed, folder, report)
 
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
         """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
-        head = self._new_head()
-        head.load_state_dict(state)
+        if self.spoken is not None:
+            head = self.spoken.restore(self.shapes, state)
+        else:
+            head = self._new_head(train_ids)
+            head.load_state_dict(state)
+        head.multi = self.recipe.multi
         return head
 
     def state(self, model: Ensemble) -> dict[str, Tensor]:
@@ -92,23 +106,59 @@ class Material:
 
     def columns(self, model: Ensemble, ids: Sequence[str]) -> dict[str, list[Any]]:
         """Return what ``model`` says of utterances, as columns of the predictions table."""
-        return prediction_columns(predict(model, self.features.take(self.rows(ids), 1)), self.recipe.classes)
+        features = self._features_for(model).take(self.rows(ids), 1)
+        if self.recipe.multi:
+            return presence_columns(predict(model, features), features.targets, self.recipe.classes)
+        return prediction_columns(predict(model, features), self.recipe.classes)
 
     def layer_weights(self, model: Ensemble) -> list[list[float]]:
         """Return what :func:`~serkit.models.heads.layer_weights` does."""
         return layer_weights(model)
 
-    def _new_head(self) -> Ensemble:
-        return create_head(self.recipe.head, self.shapes, len(self.recipe.classes))
+    def _weights(self, rows: Sequence[int]) -> Tensor:
+        """Return what utterances of a training part count, of several labels at once their cells."""
+        recipe, training = self.recipe, self.recipe.training
+        targets = self.features.targets[torch.as_tensor(rows)]
+        if recipe.multi:
+            check_presence(targets, recipe.classes, f"recipe {recipe.name}")
+            return cell_weights(targets, recipe.classes, training.balance, training.class_weights)
+        if training.class_weights:
+            return listed_weights(targets, recipe.classes, training.class_weights)
+        corpora = [str(name) for name in self.manifest.table["corpus"]]
+        return balance_weights(targets, [corpora[row] for row in rows], training.balance)
+
+    def _features_for(self, head: Ensemble) -> FeatureSet:
+        return self.features if self.spoken is None else self.spoken.number(self.features, head)
+
+    def _new_head(self, train_ids: Sequence[str]) -> Ensemble:
+        if self.spoken is not None:
+            head = self.spoken.create(self.shapes, self.rows(train_ids))
+        else:
+            head = create_head(self.recipe.head, self.shapes, len(self.recipe.classes))
+        head.multi = self.recipe.multi
+        return head
 
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
     manifest = read_data(recipe.data, f"recipe {recipe.name}")
-    labelled = _rated(recipe, manifest) if recipe.labels is None else manifest.with_labels(recipe.scheme())
+    whose = f"recipe {recipe.name}"
+    if recipe.labels is None:
+        labelled = _rated(recipe, manifest)
+    elif recipe.multi:
+        labelled = with_presence(manifest, recipe.classes, whose)
+    else:
+        labelled = use_column(manifest, recipe.labels.column, whose).with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
+
+
+def use_column(manifest: Manifest, column: str, whose: str) -> Manifest:
+    """Return ``manifest`` with the labels of ``column`` as its emotion; errors begin with ``whose``."""
+    if column not in manifest.table.columns:
+        raise InputError(f"{whose}: labels.column names {column!r}, which the manifest lacks")
+    return Manifest(manifest.table.with_columns(emotion=pl.col(column).cast(pl.String)))
 
 
 def _rated(recipe: Recipe, manifest: Manifest) -> Manifest:
@@ -178,6 +228,7 @@ class Encoded:
     folder: Path
     shape: Shape
     keys: tuple[tuple[str, ...], ...]
+    precision: Precision = "float16"
 
     def take(self, rows: Sequence[int]) -> Encoded:
         """Return where the features of the utterances at ``rows`` are."""
@@ -185,7 +236,7 @@ class Encoded:
 
     def open(self) -> FeatureCache:
         """Open the cache."""
-        return FeatureCache(self.folder.parent, self.folder.name, *self.shape)
+        return FeatureCache(self.folder.parent, self.folder.name, *self.shape, self.precision)
 
 
 def encode_all(
@@ -200,18 +251,22 @@ def encode_all(
 
     ``workers`` and ``device`` are those of :func:`~serkit.encoders.extract.extract`.
     """
+    if all(section.name == GIVEN for section in recipe.encoders):
+        return []
     changes = list_changes(recipe.augment)
     copies = [list_jobs(manifest)]
     copies += [list_jobs(manifest, number, augmentation.description()) for augmentation, number in changes]
     keys = tuple(tuple(job.key for job in jobs) for jobs in copies)
     encoded = []
-    for section in (recipe.encoder, *recipe.streams):
+    for section in recipe.encoders:
+        if section.name == GIVEN:
+            continue
         for copy, (jobs, augmentation) in enumerate(zip(copies, [None, *(each for each, _ in changes)], strict=True)):
             what = "recordings" if copy == 0 else f"augmented copy {copy} of {len(copies) - 1}"
             told = partial(step, f"encoding {what}" + (f" ({section.name})" if recipe.streams else ""))
-            frames = recipe.head.kind == "frames"
-            found = extract(jobs, encoder_spec(section), cache, frames, augmentation, workers, told, device)
-        encoded.append(Encoded(found.folder, found.shape, keys))
+            frames, spec = recipe.keeps_frames, encoder_spec(section)
+            found = extract(jobs, spec, cache, frames, augmentation, workers, told, device)
+        encoded.append(Encoded(found.folder, found.shape, keys, found.dtype))
     return encoded
 
 
@@ -230,18 +285,33 @@ def list_changes(section: AugmentSection) -> list[tuple[Augmentation, int]]:
 
 def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]) -> Material:
     """Load what the head needs from the caches of :func:`encode_all`."""
-    sections = (recipe.encoder, *recipe.streams)
-    streams = [_load_stream(recipe, section, found) for section, found in zip(sections, encoded, strict=True)]
+    cached = iter(encoded)
+    streams, marks = [], []
+    for section in recipe.encoders:
+        if section.name == GIVEN:
+            arrays = read_given(manifest, section)
+            streams.append(StreamSet.of_arrays([arrays], section.scalar))
+            marks.append(mark_given(arrays))
+        else:
+            found = next(cached)
+            streams.append(_load_stream(recipe, section, found))
+            marks.append(found.folder.name)
     if recipe.features.normalise == "speaker":
         speakers = group_of(manifest, recipe.features.speaker)
         streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
     classes = recipe.classes
-    targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
+    if recipe.multi:
+        targets = presence_targets(manifest, classes)
+    else:
+        targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
     union = bool(recipe.augment.union)
     features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames, union)
     shapes = tuple((stream.statistics.shape[3], stream.statistics.shape[4]) for stream in streams)
-    return Material(recipe, manifest, features, "+".join(found.folder.name for found in encoded), shapes)
+    spoken = None if recipe.fusion is None else read_words(recipe, manifest)
+    if spoken is not None and spoken.table is not None:
+        marks.append(spoken.table.fingerprint)
+    return Material(recipe, manifest, features, "+".join(marks), shapes, spoken)
 
 
 def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> StreamSet:
@@ -249,7 +319,7 @@ def _load_stream(recipe: Recipe, section: EncoderSection, encoded: Encoded) -> S
         layers = section.chosen(encoded.shape[0])
     except InputError as error:
         raise InputError(f"recipe {recipe.name}: {error}") from error
-    frames = recipe.head.kind == "frames"
+    frames = recipe.keeps_frames
     return load_stream(encoded.open(), encoded.keys, layers, section.stride, frames, section.zero_tail, section.scalar)
 
 
@@ -258,6 +328,8 @@ def encoder_spec(section: EncoderSection) -> EncoderSpec:
 
     Raises ``InputError`` for one that is another in every fold.
     """
+    if section.name == GIVEN:
+        raise InputError("encoder given: names features that the manifest brings, no encoder: give an encoder")
     if section.by_fold:
         raise InputError(
             f"encoder {section.name}: is another in every fold ({FOLD} in its options), as only serkit train knows: "

@@ -17,6 +17,7 @@ from pydantic import ValidationError, model_validator
 
 from serkit.data.labels import LabelScheme
 from serkit.errors import InputError
+from serkit.models.fusion import FusionConfig
 from serkit.models.heads import HeadConfig
 from serkit.models.tasks import EmotionConfig, TasksConfig
 from serkit.training.fit import TrainingOptions
@@ -31,6 +32,7 @@ from serkit.training.sections import (
     LabelsSection,
     ProtocolSection,
     Section,
+    TextSection,
 )
 from serkit.training.trees import (
     dump_recipe,
@@ -62,10 +64,15 @@ __all__ = [
 ]
 
 
+SEVERAL = {"balance": "none", "label_smoothing": 0.0, "monitor": "loss"}
+"""Defaults of ``training`` with ``labels.multi``."""
+
+
 class Recipe(Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
-    ``streams`` are further encoders whose frames the head joins to those of ``encoder``. With ``finetune`` the encoder
+    ``streams`` are further encoders whose frames the head joins to those of ``encoder``. A ``fusion`` head is in place
+    of ``head`` and reads ``text`` as well, or text alone. With ``finetune`` the encoder
     learns as well, and it may learn other ``tasks`` beside emotion; without, its features are cached. Without
     ``labels`` there is no emotion to learn: ``tasks.affect`` then is learned through ``head``. ``tests`` are corpora
     that every trained model is applied to afterwards, ``search`` says what ``serkit search`` tries; training looks at
@@ -82,12 +89,24 @@ class Recipe(Section):
     features: FeaturesSection = FeaturesSection()
     augment: AugmentSection = AugmentSection()
     head: HeadConfig = HeadConfig()
+    fusion: FusionConfig | None = None
+    text: TextSection = TextSection()
     tasks: TasksConfig = TasksConfig()
     training: TrainingOptions = TrainingOptions()
     finetune: FinetuneOptions | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     tests: dict[str, CorpusTest] | None = None
     search: SearchSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_several(cls, tree: Any) -> Any:
+        """Put the defaults of several labels at once in place of those that are for one."""
+        labels = tree.get("labels") if isinstance(tree, dict) else None
+        if not isinstance(labels, dict) or labels.get("multi") is not True:
+            return tree
+        training = tree.get("training", {})
+        return {**tree, "training": {**SEVERAL, **training} if isinstance(training, dict) else training}
 
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
@@ -98,6 +117,8 @@ class Recipe(Section):
             raise ValueError(
                 "encoder.options: {fold} needs the same folds for every seed: set protocol.seed to a number"
             )
+        self._check_fusion()
+        self._check_several()
         if self.finetune is None:
             if others or self.tasks.emotion != EmotionConfig():
                 named = ", ".join(others) or "emotion"
@@ -109,10 +130,42 @@ class Recipe(Section):
             raise ValueError("augment.copies are for cached features: set it to 0, the chain then acts on the fly")
         if self.features.normalise == "speaker" or self.features.max_frames is not None:
             raise ValueError("finetune takes features.normalise none or global, and no features.max_frames")
+        if self.training.schedule == "reload":
+            raise ValueError('training.schedule: "reload" is for heads on cached features: set another')
         if self.training.optimizer in ("lbfgs", "rmsprop"):
             fitted = f"{self.training.optimizer} fits heads on cached features"
             raise ValueError(f"training.optimizer: {fitted}, not encoders: use adamw")
         return self
+
+    def _check_fusion(self) -> None:
+        if self.fusion is None:
+            if self.text != TextSection():
+                raise ValueError("text is read by fusion heads alone: set fusion.kind")
+            return
+        if self.head != HeadConfig():
+            raise ValueError("fusion is in place of head: leave out one")
+        if self.finetune is not None:
+            raise ValueError("fusion is learned on cached features: leave out finetune")
+        if not self.fusion.reads and self.text != TextSection():
+            raise ValueError('text is not read: add "text" to fusion.modalities')
+        if not self.fusion.hears and (self.streams or self.augment != AugmentSection()):
+            raise ValueError('no audio is read: add "audio" to fusion.modalities, or leave out streams and augment')
+        if self.fusion.reference and self.fusion.hears and self.features.max_frames is None:
+            raise ValueError("fusion.reference pads to features.max_frames: set it")
+        if self.training.optimizer == "lbfgs" or self.training.head_l2:
+            raise ValueError("a fusion head takes neither training.optimizer=lbfgs nor head_l2")
+
+    def _check_several(self) -> None:
+        if not self.multi:
+            return
+        if self.finetune is not None:
+            raise ValueError("labels.multi: several labels at once are learned on cached features: leave out finetune")
+        if self.training.balance not in ("none", "class"):
+            raise ValueError(
+                f'training.balance: with labels.multi it is "none" or "class", not {self.training.balance}'
+            )
+        if self.training.label_smoothing:
+            raise ValueError("training.label_smoothing is for one label an utterance: set it to 0 with labels.multi")
 
     def _check_ratings(self) -> None:
         if self.finetune is None or "affect" not in self.tasks.beside_emotion():
@@ -126,6 +179,21 @@ class Recipe(Section):
     def classes(self) -> tuple[str, ...]:
         """The classes in order, none where ratings are learned alone."""
         return () if self.labels is None else self.labels.classes
+
+    @property
+    def multi(self) -> bool:
+        """Whether several labels are learned at once."""
+        return self.labels is not None and self.labels.multi
+
+    @property
+    def encoders(self) -> tuple[EncoderSection, ...]:
+        """The encoders whose frames are used: none where text alone is read."""
+        return () if self.fusion is not None and not self.fusion.hears else (self.encoder, *self.streams)
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether the head needs frames, and not only statistics over time."""
+        return self.fusion is not None or self.head.kind == "frames"
 
     @property
     def by_fold(self) -> bool:

@@ -29,7 +29,9 @@ from serkit.errors import InputError, nearest
 from serkit.processes import count_processes, distributed, end_with_parent, leads, wait_for_all
 from serkit.progress import Step, no_steps
 from serkit.training.augment.registry import Registered, list_registered, restore_registered
+from serkit.training.given import check_learned
 from serkit.training.material import load_data
+from serkit.training.presence import check_presence, presence_targets
 from serkit.training.recipe import Recipe, dump_recipe, load_recipe
 from serkit.training.stores import Materials, StoredFolds, load_folds, store_folds
 
@@ -60,6 +62,12 @@ def train(
         raise InputError(f"{folder}: holds a run of another recipe or other overrides: choose another folder")
     manifest = load_data(recipe)
     work = list_work(recipe, manifest)
+    for section in recipe.encoders:
+        check_learned(manifest, section, [fold for _, fold in work])
+    if recipe.multi:
+        for train_ids in {fold.train for _, fold in work}:
+            targets = presence_targets(manifest.select(train_ids), recipe.classes)
+            check_presence(targets, recipe.classes, f"recipe {recipe.name}")
     if distributed() and recipe.finetune is None:
         raise InputError(f"recipe {recipe.name}: heads on cached features train on one process: leave out the launcher")
     pending = [each for each in work if not is_trained(folder, *each)]
@@ -222,8 +230,13 @@ def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.Data
 
 
 def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.DataFrame:
-    """Return one row per utterance: who speaks, the truth, and the ``columns`` that a model gives."""
-    table = manifest.table.select("id", "speaker", "gender", "corpus", truth="emotion")
+    """Return one row per utterance: who speaks, the truth, and the ``columns`` that a model gives.
+
+    Those of several labels at once bring their own truths.
+    """
+    several = any(name.endswith("_chance") for name in columns)
+    truth = {} if several else {"truth": "emotion"}
+    table = manifest.table.select("id", "speaker", "gender", "corpus", **truth)
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
@@ -242,6 +255,14 @@ def _files(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     return folder / "models" / f"{name}.safetensors", folder / "models" / f"{name}.json"
 
 
+def _tell_fusion(recipe: Recipe) -> dict[str, Any]:
+    """Return what a fusion head hears and reads; without audio there is no encoder."""
+    assert recipe.fusion is not None
+    told: dict[str, Any] = {"fusion": recipe.fusion.model_dump(mode="json")}
+    told |= {"text": recipe.text.model_dump(mode="json")} if recipe.fusion.reads else {}
+    return told if recipe.fusion.hears else {**told, "encoder": None}
+
+
 def _provenance(material: Materials, folds: list[Fold]) -> dict[str, Any]:
     recipe = material.recipe
     packages = ("serkit", "torch", "numpy", "polars", "soundfile", "soxr")
@@ -252,6 +273,7 @@ def _provenance(material: Materials, folds: list[Fold]) -> dict[str, Any]:
         "normalise": recipe.features.normalise,
         "encoder": recipe.encoder.model_dump(mode="json"),
         "streams": [stream.model_dump(mode="json") for stream in recipe.streams],
+        **({} if recipe.fusion is None else _tell_fusion(recipe)),
         "encoder_fingerprint": material.fingerprint,
         "corpora": sorted({str(name) for name in material.manifest.table["corpus"]}),
         "manifest_fingerprint": material.manifest.fingerprint(),

@@ -43,11 +43,28 @@ class CorpusTest(DataSection):
 
 
 class LabelsSection(Section):
-    """The classes in order, labels merged into them, labels left out."""
+    """The classes in order, labels merged into them, labels left out; of another ``column`` such as "sentiment".
+
+    With ``multi`` an utterance may have several at once: every class is a column of the manifest, present where that is
+    above 0 and not known where it is null; utterances of which nothing is known are left out. What is learned is the
+    chance of each class by itself. ``training`` then begins with balance none, label_smoothing 0 and monitor loss.
+    """
 
     classes: tuple[str, ...]
+    multi: bool = False
+    column: str = "emotion"
     merge: dict[str, str] = {}
     drop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_multi(self) -> LabelsSection:
+        if not self.multi:
+            return self
+        if self.column != "emotion" or self.merge or self.drop:
+            raise ValueError("with multi every class is a column of its own: leave out column, merge and drop")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"with multi classes are one or more different columns, got {list(self.classes)}")
+        return self
 
 
 FOLD = "{fold}"
@@ -122,6 +139,25 @@ class EncoderSection(Section):
             there = f"there are 0 to {num_layers - 1}, or -1 for the last"
             raise InputError(f"encoder {self.name}: layers is {list(self.layers)}, {there}")
         return tuple(layer % num_layers for layer in self.layers)
+
+
+class TextSection(Section):
+    """The words that a fusion head reads: the first ``max_words`` of an utterance, cleaned.
+
+    The embedding begins with ``vectors`` (what :func:`~serkit.data.vectors.load_vectors` takes), zeros for words that
+    they lack; without, vectors of width ``dim`` are drawn. ``numbering`` "legacy" cleans and numbers as the published
+    code did (:class:`~serkit.data.words.Vocabulary`).
+    """
+
+    vectors: str = ""
+    dim: int = Field(300, ge=1)
+    max_words: int = Field(30, ge=1)
+    numbering: Literal["plain", "legacy"] = "plain"
+
+    @property
+    def legacy(self) -> bool:
+        """Whether words are treated as by the published code."""
+        return self.numbering == "legacy"
 
 
 class FeaturesSection(Section):
