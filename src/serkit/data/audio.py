@@ -135,8 +135,8 @@ def read_channels(source: Source) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32, copy=False), rate
 
 
-def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Bring an array ``(S,)`` or ``(S, channels)`` at any rate to mono float32 at 16 kHz.
+def to_mono(waveform: np.ndarray, sampling_rate: int, wanted: int = SAMPLING_RATE) -> np.ndarray:
+    """Bring an array ``(S,)`` or ``(S, channels)`` at any rate to mono float32 at the ``wanted`` rate.
 
     Integers are scaled by their type's range. Raises ``AudioError`` for other shapes, empty or non-finite arrays.
     """
@@ -156,7 +156,7 @@ def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
         waveform = waveform.astype(np.float32, copy=False)
     mono = _mix_down(waveform.reshape(len(waveform), -1), "array")
-    return mono if sampling_rate == SAMPLING_RATE else soxr.resample(mono, sampling_rate, SAMPLING_RATE, "HQ")
+    return mono if sampling_rate == wanted else soxr.resample(mono, sampling_rate, wanted, "HQ")
 
 
 def is_silent(waveform: np.ndarray) -> bool:

@@ -162,7 +162,10 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
         shapes.append((layers, dim))
     classes = max(1, len(recipe.classes))
     targets = torch.arange(TRIAL) % classes
-    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, torch.ones(TRIAL))
+    weights = torch.ones(TRIAL)
+    if recipe.multi:
+        targets, weights = torch.nn.functional.one_hot(targets, classes).float(), torch.ones(TRIAL, classes)
+    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, weights)
     head = create_head(recipe.head, shapes, classes)
     if recipe.fusion is not None:
         words = tuple((f"word {number}",) * min(12, recipe.text.max_words) for number in range(TRIAL))
