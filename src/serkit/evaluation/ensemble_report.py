@@ -63,8 +63,8 @@ class Ladder:
                 chances = self.ask(k, part)
                 found = [self.members.classes[place] for place in chances.argmax(axis=1)]
                 given = {f"p_{label}": chances[:, number] for number, label in enumerate(self.members.classes)}
-                extra = {"seed": pl.lit(0, pl.Int64), "part": pl.lit(name), "prediction": pl.Series(found)}
-                tables.append(part.rows.with_columns(**extra, **{key: pl.Series(one) for key, one in given.items()}))
+                columns = [pl.Series("prediction", found), *(pl.Series(key, value) for key, value in given.items())]
+                tables.append(part.rows.with_columns(*columns, seed=pl.lit(0, pl.Int64), part=pl.lit(name)))
         return pl.concat(tables)
 
 
@@ -132,7 +132,7 @@ def create_ensembles(ladder: Ladder, index: int | None = None, resamples: int = 
     test accuracy: it is ``chosen`` on test and no estimate. ``members_alone``, ``ensembles.all`` and
     ``ensembles.dev-k`` hold honest figures with intervals (bootstrap over speakers); the k of ``dev-k`` is chosen in
     each fold on its own dev part. ``index`` adds ``ensembles.k<index>``, whose ``stamp`` tells where its k is that of
-    ``max``. Raises ``InputError`` where there are fewer than ``index`` members.
+    ``max`` and of no honest one. Raises ``InputError`` where there are fewer than ``index`` members.
     """
     members, n = ladder.members, len(ladder.members)
     if index is not None and not 1 <= index <= n:
@@ -144,11 +144,12 @@ def create_ensembles(ladder: Ladder, index: int | None = None, resamples: int = 
         chosen["dev-k"] = choose_k(members.dev, ladder.places, ladder.way)
     if index is not None:
         chosen[f"k{index}"] = np.full(len(members.folds), index)
-    made = {}
+    made: Numbers = {}
     for name, ks in chosen.items():
-        on_test = name == "dev-k" and ladder.facts["dev_is_test"]
-        on_test |= name.startswith("k") and index == best["k"] != n
         k: Any = int(ks[0]) if len(set(ks.tolist())) == 1 else dict(zip(members.folds, ks.tolist(), strict=True))
+        on_test = name == "dev-k" and ladder.facts["dev_is_test"]
+        if name.startswith("k") and k == best["k"]:  # whoever named it may have looked
+            on_test = all(other["k"] != k or other["stamp"] for other in made.values())
         test = ladder.table(ks).filter(pl.col("part") == "test")
         made[name] = {"k": k, "stamp": ON_TEST if on_test else None, **_figures(test, members.classes, resamples)}
     return {
@@ -217,6 +218,7 @@ def format_classes(ladder: Ladder, k: int, names: bool = False) -> str:
 def format_ensembles(made: Mapping[str, Any], classes: str | None = None) -> str:
     """Return the ladder as text for a terminal, with the report of :func:`format_classes` if it is given."""
     steps, n, count = made["steps"], made["n"], len(made["members"])
+    runs = len(made["runs"])
     rows = [("k", "member k alone", *METRICS, "dev accuracy")]
     rows += [
         (step["k"], *(_number(step[key]) for key in ("member", *METRICS)), _number(step["dev_accuracy"]))
@@ -224,7 +226,7 @@ def format_ensembles(made: Mapping[str, Any], classes: str | None = None) -> str
     ]
     best = made["max"]
     lines = [
-        f"{count} members ({len(made['runs'])} runs), mean of {made['average']}, {_order(made)}",
+        f"{count} members of {runs} run{'s' * (runs > 1)}, mean of {made['average']}, {_order(made)}",
         f"test accuracy of each member and of the first k together, {n} utterances of {len(made['folds'])} folds:",
         "",
         *write_columns(rows),
