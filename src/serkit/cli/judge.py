@@ -71,7 +71,8 @@ def matrix(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="run folders; each is compared with the first")],
     metric: Annotated[
-        list[str] | None, typer.Option(help="uar (default), accuracy, text.wer, arousal.ccc, ...; repeatable; or all")
+        list[str] | None,
+        typer.Option(help="uar (default), text.wer, arousal.ccc, labels.accuracy, ...; repeatable; or all"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="every pair, not only against the first")] = False,
     mixed: Annotated[bool, typer.Option(help="add a mixed model: odds of being right, of all runs at once")] = False,

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from serkit.errors import missing_extra
-from serkit.evaluation.wording import write_chance, write_interval, write_number, write_p, write_remarks, write_words
+from serkit.evaluation.wording import (
+    list_methods,
+    write_chance,
+    write_interval,
+    write_number,
+    write_p,
+    write_remarks,
+    write_words,
+)
 
 EXPRESSED = (
     "Expressed, not felt: these figures judge how well the emotion expressed in a recording is recognised. "
@@ -33,6 +41,21 @@ TASK_LABELS = {
     "ccc": "CCC",
     "mae": "mean absolute error",
     "mse": "mean square error",
+}
+
+LABEL_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "f1_macro": "F1, mean of the classes",
+    "f1_weighted": "F1 of present and absent, weighted",
+    "exact_match": "all classes of an utterance right",
+    "roc_auc": "area under the ROC curve",
+    "average_precision": "average precision",
+    "prevalence": "share that have it",
+    "predicted": "share said to have it",
 }
 
 
@@ -74,17 +97,13 @@ def render_page(report: Mapping[str, Any]) -> str:
         figures={name: _inline(svg) for name, svg in drawn.items()},
         labels=LABELS,
         task_labels=TASK_LABELS,
-        methods=_methods(report["tasks"]),
+        methods=list_methods(task["metrics"] for task in report["tasks"].values()),
+        label_methods=list_methods([report["labels"]["metrics"]] if report["labels"] else []),
+        label_names=LABEL_NAMES,
         expressed=EXPRESSED,
         shared=shared_speakers(report["stamp"]),
         title=_title(report),
     )
-
-
-def _methods(tasks: Mapping[str, Any]) -> list[str]:
-    """Return the methods behind the figures, each once."""
-    figures = [figure for task in tasks.values() for figure in task["metrics"].values()]
-    return list(dict.fromkeys(figure["method"] for figure in figures if figure["value"] is not None))
 
 
 def shared_speakers(stamp: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ COLUMNS = ("id", "fold", "seed", "part", "truth", "prediction", "speaker", "gend
 """Required besides ``p_<class>`` for every class, in class order; speaker, gender and corpus may be null.
 
 Runs that learned more tasks add the columns of :mod:`serkit.evaluation.tasks`. Those that learned no classes have
-neither ``p_<class>`` nor ``prediction``, and ``truth`` may be null.
+neither ``p_<class>`` nor ``prediction``, and ``truth`` may be null. Those that learned several labels at once have
+``<class>_present`` (Boolean, null where it is not known) and ``<class>_chance`` (in [0, 1]) for every class, and
+neither ``truth``, ``prediction`` nor ``p_<class>``.
 """
 
 UNKNOWN = "unknown"
@@ -45,6 +48,8 @@ def judged_rows(table: pl.DataFrame) -> pl.DataFrame:
     nulls, an utterance twice for one seed, labels that are not classes, probabilities that are NaN, negative or sum
     to other than 1. Dev rows may repeat from fold to fold and are not looked at.
     """
+    if labels_of(table) and not has_classes(table):
+        raise InputError("predictions: are of several labels at once, which serkit evaluate and serkit compare judge")
     _check_columns(table, COLUMNS)
     classes = classes_of(table)
     if len(classes) < 2:
@@ -60,9 +65,55 @@ def has_classes(table: pl.DataFrame) -> bool:
     return bool(classes_of(table)) or "prediction" in table.columns
 
 
+def labels_of(table: pl.DataFrame) -> tuple[str, ...]:
+    """Return the classes, in order, of a run that learned several labels at once; none for any other run."""
+    named = [name.rpartition("_") for name in table.columns]
+    return tuple(dict.fromkeys(name for name, _, kind in named if name and kind in ("present", "chance")))
+
+
+def label_columns(classes: Sequence[str]) -> list[str]:
+    """Return the columns of several labels at once, class by class."""
+    return [f"{name}_{kind}" for name in classes for kind in ("present", "chance")]
+
+
 def rows_to_judge(table: pl.DataFrame) -> pl.DataFrame:
-    """Return :func:`judged_rows`, or :func:`rated_rows` of a run that learned no classes."""
-    return judged_rows(table) if has_classes(table) else rated_rows(table)
+    """Return :func:`judged_rows`, :func:`labelled_rows` or :func:`rated_rows`, by what the run learned."""
+    if has_classes(table):
+        return judged_rows(table)
+    return labelled_rows(table) if labels_of(table) else rated_rows(table)
+
+
+def labelled_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the test rows of a run that learned several labels at once, checked and sorted as by :func:`judged_rows`.
+
+    Raises ``InputError`` naming the column or the utterance: a class without one of its two columns, columns of another
+    type, chances that are null, NaN or outside [0, 1], nothing that is known of any utterance.
+    """
+    classes, base = labels_of(table), tuple(name for name in COLUMNS if name not in ("truth", "prediction"))
+    for name in label_columns(classes):
+        if name not in table.columns:
+            raise InputError(f"predictions: has no column {name!r} beside the other column of its class")
+    _check_columns(table, base)
+    for name in classes:
+        if table[f"{name}_present"].dtype not in (pl.Boolean, pl.Null):
+            kind = table[f"{name}_present"].dtype
+            raise InputError(f"predictions: {name}_present is {kind}: true, false or null (not known) is needed")
+        if not (kind := table[f"{name}_chance"].dtype).is_numeric():
+            raise InputError(f"predictions: {name}_chance is {kind}: a probability is needed")
+    rows = _test_rows(table, base, ()).with_columns(
+        *(pl.col(f"{name}_present").cast(pl.Boolean) for name in classes),
+        *(pl.col(f"{name}_chance").cast(pl.Float64) for name in classes),
+    )
+    _check_rows(rows, ("id", "fold", "seed"))
+    for name in classes:
+        sound = pl.col(f"{name}_chance").is_between(0, 1).fill_null(False)  # NaN is not between
+        unsound = rows.filter(~sound)
+        if unsound.height:
+            id, value = unsound.select("id", f"{name}_chance").row(0)
+            raise InputError(f"predictions: {name}_chance of utterance {id!r} is {value}, not in [0, 1]")
+    if not rows.select(pl.any_horizontal(pl.col(f"{name}_present").is_not_null().any() for name in classes)).item():
+        raise InputError("predictions: it is not known of any test utterance which classes are present")
+    return rows
 
 
 def rated_rows(table: pl.DataFrame) -> pl.DataFrame:

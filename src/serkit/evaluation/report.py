@@ -17,6 +17,7 @@ from serkit.errors import InputError
 from serkit.evaluation import calibration
 from serkit.evaluation.fairness import judge_fairness
 from serkit.evaluation.metrics import FROM_CONFUSION, Floats, encode, precisions, recalls
+from serkit.evaluation.multilabel import judge_labels
 from serkit.evaluation.page import EXPRESSED, render_page
 from serkit.evaluation.predictions import (
     UNKNOWN,
@@ -25,8 +26,8 @@ from serkit.evaluation.predictions import (
     has_classes,
     judged_rows,
     probabilities_of,
-    rated_rows,
     read_predictions,
+    rows_to_judge,
     sorted_names,
 )
 from serkit.evaluation.statistics.bootstrap import (
@@ -41,9 +42,12 @@ from serkit.evaluation.statistics.bootstrap import (
 )
 from serkit.evaluation.tasks import judge_tasks
 from serkit.evaluation.wording import (
+    note_labels,
     write_columns,
     write_fairness,
     write_interval,
+    write_labels,
+    write_metrics,
     write_number,
     write_task,
     write_words,
@@ -64,12 +68,13 @@ def create_report(
     ``metrics``, ``classes``, ``groups``, ``confusion`` and ``calibration`` are pooled: computed once over all test
     utterances of a seed, then averaged over seeds. ``folds`` is computed per fold and kept apart. ``tasks`` holds what
     was learned beside emotion (:func:`~serkit.evaluation.tasks.judge_tasks`), ``fairness`` how genders and speakers are
-    served (:func:`~serkit.evaluation.fairness.judge_fairness`); where no classes were learned (the table has no
-    ``prediction``) there is nothing but tasks and counts. A figure that does not exist is null, with its ``reason``.
+    served (:func:`~serkit.evaluation.fairness.judge_fairness`). Where no classes were learned (the table has no
+    ``prediction``) there is nothing but tasks and counts, or ``labels``: several labels at once
+    (:func:`~serkit.evaluation.multilabel.judge_labels`). A figure that does not exist is null, with its ``reason``.
     Raises ``InputError`` naming the column or utterance that is unsound.
     """
     if not has_classes(table):
-        return _report_ratings(table, _plain(dict(provenance or {})), resamples, seed)
+        return _report_others(table, _plain(dict(provenance or {})), resamples, seed)
     rows = distinguish_speakers(judged_rows(table))
     classes = classes_of(rows)
     provenance = _plain(dict(provenance or {}))
@@ -92,6 +97,7 @@ def create_report(
         "fairness": judge_fairness(rows, classes, resamples, seed),
         "confusion": _confusion(pooled, classes),
         "calibration": _calibration(rows, classes, resamples, seed),
+        "labels": {},
         "tasks": judge_tasks(rows, resamples, seed),
         "seeds": _seeds(rows, pooled),
         "notes": _notes(table, rows, pooled, classes),
@@ -99,14 +105,15 @@ def create_report(
     }
 
 
-def _report_ratings(table: pl.DataFrame, provenance: Numbers, resamples: int, seed: int) -> dict[str, Any]:
-    """Return the report of a run that learned no classes."""
-    rows = distinguish_speakers(rated_rows(table))
-    tasks = judge_tasks(rows, resamples, seed)
-    if not tasks:
+def _report_others(table: pl.DataFrame, provenance: Numbers, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the report of a run that learned no classes: ratings, or several labels at once."""
+    rows = distinguish_speakers(rows_to_judge(table))
+    labels, tasks = judge_labels(rows, resamples, seed), judge_tasks(rows, resamples, seed)
+    if not tasks and not labels:
         raise InputError("predictions: needs a column p_<class> for each of two or more classes, or ratings")
     speakers = rows["speaker"].drop_nulls().n_unique()
     few = f"{speakers} speakers are few: intervals are likely to be too narrow"
+    notes = [*([few] if 2 <= speakers < FEW_SPEAKERS else []), *(note_labels(labels) if labels else [])]
     return {
         "protocol": provenance.get("protocol"),
         "stamp": provenance.get("stamp"),
@@ -116,9 +123,10 @@ def _report_ratings(table: pl.DataFrame, provenance: Numbers, resamples: int, se
         "metrics": {},
         "folds": {"count": rows["fold"].n_unique()},
         "fairness": {},
+        "labels": labels,
         "tasks": tasks,
         "seeds": [{"seed": value, "n": n} for value, n in rows.group_by("seed").len().sort("seed").iter_rows()],
-        "notes": [*([few] if 2 <= speakers < FEW_SPEAKERS else []), *_leaks(table, rows)],
+        "notes": [*notes, *_leaks(table, rows)],
         "provenance": provenance,
     }
 
@@ -152,6 +160,8 @@ def format_summary(report: Mapping[str, Any]) -> str:
     ]
     if report["metrics"]:
         lines += _summarise_classes(report)
+    if report["labels"]:
+        lines += ["", *write_labels(report["labels"], missing="-")]
     if report["tasks"]:
         lines += ["", *(write_task(name, task, missing="-") for name, task in report["tasks"].items())]
     if report["fairness"]:
@@ -165,20 +175,7 @@ def _summarise_classes(report: Mapping[str, Any]) -> list[str]:
     number, interval = partial(write_number, missing="-"), partial(write_interval, missing="-")
     lines = [
         "",
-        *write_columns(
-            [("metric", "value", "95 % interval", "n", "sd over seeds")]
-            + [
-                (
-                    name,
-                    number(made["value"]),
-                    interval(made),
-                    made["n"],
-                    number(made["sd_over_seeds"]),
-                )
-                for name, made in metrics.items()
-            ]
-        ),
-        *(f"method: {method}" for method in dict.fromkeys(made["method"] for made in metrics.values())),
+        *write_metrics(metrics, missing="-"),
         "",
         *write_columns(
             [("class", "recall", "95 % interval", "n", "precision")]

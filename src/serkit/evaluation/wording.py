@@ -42,6 +42,72 @@ def write_markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> 
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
+def write_metrics(metrics: Mapping[str, Any], *, missing: str) -> list[str]:
+    """Return the lines of a table of figures for a terminal, and the methods behind them, each once."""
+    rows: list[tuple] = [("metric", "value", "95 % interval", "n", "sd over seeds")]
+    for name, made in metrics.items():
+        value, sd = (write_number(made[key], missing=missing) for key in ("value", "sd_over_seeds"))
+        rows.append((name, value, write_interval(made, missing=missing), made["n"], sd))
+    return [*write_columns(rows), *(f"method: {text}" for text in list_methods([metrics]))]
+
+
+def list_methods(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the methods behind the figures that exist, each once."""
+    made = [figure for metrics in groups for figure in metrics.values()]
+    return list(dict.fromkeys(figure["method"] for figure in made if figure["value"] is not None))
+
+
+LABEL_COLUMNS = {
+    "prevalence": "present",
+    "predicted": "said",
+    "accuracy": "acc",
+    "balanced_accuracy": "bal",
+    "precision": "prec",
+    "recall": "recall",
+    "f1": "f1",
+    "f1_weighted": "wf1",
+    "roc_auc": "auc",
+    "average_precision": "ap",
+}
+"""Figures of one of several labels, and what they are called where space is short."""
+
+
+def write_labels(labels: Mapping[str, Any], *, missing: str) -> list[str]:
+    """Return the lines of several labels at once: all classes, then each (its intervals are in the report)."""
+    head = ("class", "n", *LABEL_COLUMNS.values(), "f1: 95 % interval")
+    rows = [
+        (
+            name,
+            made["n"],
+            *(write_number(made["metrics"][key]["value"], missing=missing) for key in LABEL_COLUMNS),
+            write_interval(made["metrics"]["f1"], missing=missing),
+        )
+        for name, made in labels["each"].items()
+    ]
+    return [
+        f"several labels at once: {len(rows)} classes, each present where its chance is above {labels['threshold']:g}",
+        *write_metrics(labels["metrics"], missing=missing),
+        f"accuracy of saying that no class is ever present: {labels['always_absent']:.3f}",
+        "",
+        *write_columns([head, *rows]),
+        "present and said: shares of utterances that have the class, and that are said to; bal: balanced accuracy;",
+        "wf1: F1 of present and absent weighted by utterances; auc: area under the ROC curve; ap: average precision",
+    ]
+
+
+def note_labels(labels: Mapping[str, Any]) -> list[str]:
+    """Return what is to be known of figures of several labels at once."""
+    notes = []
+    if labels["never_predicted"]:
+        never = ", ".join(labels["never_predicted"])
+        notes.append(f"never predicted at a chance above {labels['threshold']:g} (fixed, not tuned): {never}")
+    if labels["absent"]:
+        notes.append(f"no test utterance has {', '.join(labels['absent'])}: f1_macro counts their F1 as 0")
+    if labels["without_truth"]:
+        notes.append(f"{labels['without_truth']} utterances left out: it is not known which classes they have")
+    return notes
+
+
 def write_task(name: str, task: Mapping[str, Any], *, missing: str) -> str:
     """Return the figures of a task beside emotion on one line, with the reasons for those that do not exist."""
     metrics = task["metrics"]

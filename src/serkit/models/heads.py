@@ -310,7 +310,12 @@ class CausalLSTM(nn.LSTM):
 
 
 class Ensemble(nn.Module):
-    """Heads that differ in their initialisation and dropout only; their log-probabilities are averaged."""
+    """Heads that differ in their initialisation and dropout only; their log-probabilities are averaged.
+
+    Where several labels are learned at once (``multi``), scores are the log-odds of each class, and those are averaged.
+    """
+
+    multi = False
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -322,8 +327,9 @@ class Ensemble(nn.Module):
         return torch.stack([head(batch) for head in self.heads])
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return log-probabilities ``(B, C)`` up to a constant per utterance."""
-        return self.each(batch).log_softmax(-1).mean(0)
+        """Return log-probabilities ``(B, C)`` up to a constant per utterance, or log-odds."""
+        scores = self.each(batch)
+        return (scores if self.multi else scores.log_softmax(-1)).mean(0)
 
 
 def create_head(config: HeadConfig, shapes: Sequence[Shape], classes: int) -> Ensemble:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def concordance_loss(predictions: Tensor, targets: Tensor, sample: bool = False) -> Tensor:
@@ -30,6 +30,18 @@ def concordance_loss(predictions: Tensor, targets: Tensor, sample: bool = False)
     losses = (spread - shared + apart) / (spread + apart).clamp(min=1e-8)
     losses = torch.where(spread > 1e-8, losses, apart)
     return (losses * (known.sum(0) > 1)).mean()
+
+
+def presence_losses(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the loss ``(..., B)`` of log-odds ``(..., B, C)`` of several labels at once: a sum over the classes.
+
+    It is the binary cross-entropy of each cell of ``targets (B, C)``, 0 or 1, times its ``weights (B, C)``. NaN marks
+    cells that are not known: they count nothing.
+    """
+    known = ~targets.isnan()
+    wanted = torch.where(known, targets, 0.0).expand_as(scores)
+    each = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+    return (each * (known if weights is None else known * weights)).sum(-1)
 
 
 class _Reversal(torch.autograd.Function):

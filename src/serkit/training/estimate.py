@@ -125,12 +125,13 @@ def _count_missing(
 
 def _encode_rate(recipe: Recipe) -> float:
     """Return processor seconds per second of audio, from three seconds of noise through every encoder."""
-    noise, lengths = 0.1 * torch.randn(1, 48_000), torch.tensor([48_000])
     total = 0.0
     for section in recipe.encoders:
         if section.name == GIVEN:
             continue
         encoder = encoder_spec(section).create()
+        samples = 3 * encoder.sampling_rate
+        noise, lengths = 0.1 * torch.randn(1, samples), torch.tensor([samples])
         for _ in range(2):  # the first pass also allocates
             began = time.perf_counter()
             with torch.inference_mode():
@@ -161,7 +162,10 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
         shapes.append((layers, dim))
     classes = max(1, len(recipe.classes))
     targets = torch.arange(TRIAL) % classes
-    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, torch.ones(TRIAL))
+    weights = torch.ones(TRIAL)
+    if recipe.multi:
+        targets, weights = torch.nn.functional.one_hot(targets, classes).float(), torch.ones(TRIAL, classes)
+    examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, weights)
     head = create_head(recipe.head, shapes, classes)
     if recipe.fusion is not None:
         words = tuple((f"word {number}",) * min(12, recipe.text.max_words) for number in range(TRIAL))

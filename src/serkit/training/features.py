@@ -92,8 +92,9 @@ class StreamSet:
 class FeatureSet:
     """The features of ``U`` utterances, one :class:`StreamSet` per encoder.
 
-    ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss, ``words (U, L)`` the ids
-    of what is said where a head reads. A head sees at most ``max_frames`` frames, the first ones. In a ``union`` every
+    ``targets (U,)`` are class numbers, ``weights (U,)`` what an utterance counts in the loss; of several labels at once
+    both are ``(U, C)`` (:mod:`~serkit.training.presence`). ``words (U, L)`` are the ids of what is said where a head
+    reads. A head sees at most ``max_frames`` frames, the first ones. In a ``union`` every
     copy of an utterance is an example of its own; otherwise an utterance is one, of which a copy is drawn.
     """
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from serkit.errors import InputError
 from serkit.models.heads import Ensemble, parameters_behind_pooling
+from serkit.models.losses import presence_losses
 from serkit.models.norms import BatchNorm, settle_norms
 from serkit.training.checkpoint import Progress
 from serkit.training.features import FeatureSet
+from serkit.training.presence import judge_presence
 
 
 class TrainingOptions(BaseModel):
@@ -31,6 +33,9 @@ class TrainingOptions(BaseModel):
     every class. "count" divides by the size of the class as well, and by the sum of what the utterances of a step
     count: PyTorch's weighted cross-entropy. ``head_l2`` times the squared norm of all parameters behind the pooling
     (biases and batch normalisation too) is added to the loss of a step.
+
+    With several labels at once (``labels.multi``) "class" weighs what has a class by the number of those without over
+    those with it, and ``class_weights`` are those of what has a class.
 
     ``class_weights`` says it class by class, as it stands. "majority" weighs a class by the size of the largest over
     its own. With ``reduction`` "sum" the loss of a step is a sum over its utterances, not a mean.
@@ -218,7 +223,7 @@ def _fit_convex(
         nn.init.zeros_(module.bias)
     batch = train.all_copies()
     copies = train.copies
-    targets, weights = train.targets.repeat(copies), train.weights.repeat(copies)
+    targets, weights = torch.cat([train.targets] * copies), torch.cat([train.weights] * copies)
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=options.epochs, history_size=10, line_search_fn="strong_wolfe"
     )
@@ -238,16 +243,19 @@ def _fit_convex(
 
 @torch.no_grad()
 def predict(head: Ensemble, examples: FeatureSet, batch_size: int = 64) -> Tensor:
-    """Return log-probabilities ``(U, C)`` of the recordings themselves."""
+    """Return log-probabilities ``(U, C)`` of the recordings themselves, log-odds of several labels at once."""
     head.eval()
     rows = range(len(examples))
     parts = [head(examples.batch(rows[i : i + batch_size])) for i in range(0, len(examples), batch_size)]
-    return torch.cat(parts).log_softmax(-1)
+    scores = torch.cat(parts)
+    return scores if head.multi else scores.log_softmax(-1)
 
 
 def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
     """Return loss, mean recall over the classes that the dev part has, and accuracy."""
     scores = predict(head, dev)
+    if head.multi:
+        return judge_presence(scores, dev.targets)
     hits = scores.argmax(1) == dev.targets
     recalls = [hits[dev.targets == target].float().mean() for target in dev.targets.unique()]
     loss = nn.functional.cross_entropy(scores, dev.targets)
@@ -256,11 +264,17 @@ def evaluate_dev(head: Ensemble, dev: FeatureSet) -> dict[str, float]:
 
 
 def _loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """Sum over members of the weighted cross-entropy, a mean or a sum over ``B``; ``scores (members, B, C)``."""
-    flat = nn.functional.cross_entropy(
-        scores.flatten(0, 1), targets.repeat(len(scores)), reduction="none", label_smoothing=smoothing
-    )
-    weighted = flat.view(len(scores), -1) * weights
+    """Sum over members of the weighted cross-entropy, a mean or a sum over ``B``; ``scores (members, B, C)``.
+
+    Of several labels at once ``targets`` and ``weights`` are ``(B, C)``.
+    """
+    if targets.ndim == 2:
+        weighted = presence_losses(scores, targets, weights)
+    else:
+        flat = nn.functional.cross_entropy(
+            scores.flatten(0, 1), targets.repeat(len(scores)), reduction="none", label_smoothing=smoothing
+        )
+        weighted = flat.view(len(scores), -1) * weights
     return (weighted.sum(1) if reduction == "sum" else weighted.mean(1)).sum()
 
 

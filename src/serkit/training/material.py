@@ -29,6 +29,13 @@ from serkit.training.augment import Augmentation
 from serkit.training.features import FeatureSet, StreamSet, fit_standardisation, load_stream, normalise_by_speaker
 from serkit.training.fit import balance_weights, fit, listed_weights, predict
 from serkit.training.given import GIVEN, mark_given, read_given
+from serkit.training.presence import (
+    cell_weights,
+    check_presence,
+    presence_columns,
+    presence_targets,
+    with_presence,
+)
 from serkit.training.recipe import AugmentSection, DataSection, EncoderSection, Recipe
 from serkit.training.sections import FOLD
 from serkit.training.spoken import Spoken, read_words
@@ -73,11 +80,7 @@ class Material:
         ``dev_ids`` are watched when there are any; ``folder`` holds checkpoints; ``report`` is called after epochs.
         """
         rows, training = self.rows(train_ids), self.recipe.training
-        corpora = [str(name) for name in self.manifest.table["corpus"]]
-        targets = self.features.targets[torch.tensor(rows)]
-        weights = balance_weights(targets, [corpora[row] for row in rows], training.balance)
-        if training.class_weights:
-            weights = listed_weights(targets, self.recipe.classes, training.class_weights)
+        weights = self._weights(rows)
         torch.manual_seed(seed)
         head = self._new_head(train_ids)
         features = self._features_for(head)
@@ -90,9 +93,11 @@ class Material:
     def restore(self, train_ids: Sequence[str], state: dict[str, Tensor]) -> Ensemble:
         """Return the head of a fold trained on ``train_ids`` from what :meth:`state` kept of it."""
         if self.spoken is not None:
-            return self.spoken.restore(self.shapes, state)
-        head = self._new_head(train_ids)
-        head.load_state_dict(state)
+            head = self.spoken.restore(self.shapes, state)
+        else:
+            head = self._new_head(train_ids)
+            head.load_state_dict(state)
+        head.multi = self.recipe.multi
         return head
 
     def state(self, model: Ensemble) -> dict[str, Tensor]:
@@ -102,27 +107,48 @@ class Material:
     def columns(self, model: Ensemble, ids: Sequence[str]) -> dict[str, list[Any]]:
         """Return what ``model`` says of utterances, as columns of the predictions table."""
         features = self._features_for(model).take(self.rows(ids), 1)
+        if self.recipe.multi:
+            return presence_columns(predict(model, features), features.targets, self.recipe.classes)
         return prediction_columns(predict(model, features), self.recipe.classes)
 
     def layer_weights(self, model: Ensemble) -> list[list[float]]:
         """Return what :func:`~serkit.models.heads.layer_weights` does."""
         return layer_weights(model)
 
+    def _weights(self, rows: Sequence[int]) -> Tensor:
+        """Return what utterances of a training part count, of several labels at once their cells."""
+        recipe, training = self.recipe, self.recipe.training
+        targets = self.features.targets[torch.as_tensor(rows)]
+        if recipe.multi:
+            check_presence(targets, recipe.classes, f"recipe {recipe.name}")
+            return cell_weights(targets, recipe.classes, training.balance, training.class_weights)
+        if training.class_weights:
+            return listed_weights(targets, recipe.classes, training.class_weights)
+        corpora = [str(name) for name in self.manifest.table["corpus"]]
+        return balance_weights(targets, [corpora[row] for row in rows], training.balance)
+
     def _features_for(self, head: Ensemble) -> FeatureSet:
         return self.features if self.spoken is None else self.spoken.number(self.features, head)
 
     def _new_head(self, train_ids: Sequence[str]) -> Ensemble:
         if self.spoken is not None:
-            return self.spoken.create(self.shapes, self.rows(train_ids))
-        return create_head(self.recipe.head, self.shapes, len(self.recipe.classes))
+            head = self.spoken.create(self.shapes, self.rows(train_ids))
+        else:
+            head = create_head(self.recipe.head, self.shapes, len(self.recipe.classes))
+        head.multi = self.recipe.multi
+        return head
 
 
 def load_data(recipe: Recipe) -> Manifest:
     """Return the recipe's utterances with its labels applied; raises ``InputError`` naming what is missing."""
     manifest = read_data(recipe.data, f"recipe {recipe.name}")
-    if recipe.labels is not None:
-        manifest = use_column(manifest, recipe.labels.column, f"recipe {recipe.name}")
-    labelled = _rated(recipe, manifest) if recipe.labels is None else manifest.with_labels(recipe.scheme())
+    whose = f"recipe {recipe.name}"
+    if recipe.labels is None:
+        labelled = _rated(recipe, manifest)
+    elif recipe.multi:
+        labelled = with_presence(manifest, recipe.classes, whose)
+    else:
+        labelled = use_column(manifest, recipe.labels.column, whose).with_labels(recipe.scheme())
     if not len(labelled):
         raise InputError(f"recipe {recipe.name}: no utterance is left after data.where and labels")
     return labelled
@@ -274,7 +300,10 @@ def load_material(recipe: Recipe, manifest: Manifest, encoded: Sequence[Encoded]
         speakers = group_of(manifest, recipe.features.speaker)
         streams = [normalise_by_speaker(stream, [speakers[id] for id in manifest.ids]) for stream in streams]
     classes = recipe.classes
-    targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
+    if recipe.multi:
+        targets = presence_targets(manifest, classes)
+    else:
+        targets = torch.tensor([classes.index(label) for label in manifest.table["emotion"]])
     weights, ids = torch.ones(len(manifest)), tuple(manifest.ids)
     union = bool(recipe.augment.union)
     features = FeatureSet(ids, tuple(streams), targets, weights, recipe.features.max_frames, union)

@@ -64,6 +64,10 @@ __all__ = [
 ]
 
 
+SEVERAL = {"balance": "none", "label_smoothing": 0.0, "monitor": "loss"}
+"""Defaults of ``training`` with ``labels.multi``."""
+
+
 class Recipe(Section):
     """One experiment: data, labels, folds, encoder, head, training, and the seeds it is repeated with.
 
@@ -94,6 +98,16 @@ class Recipe(Section):
     tests: dict[str, CorpusTest] | None = None
     search: SearchSection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_several(cls, tree: Any) -> Any:
+        """Put the defaults of several labels at once in place of those that are for one."""
+        labels = tree.get("labels") if isinstance(tree, dict) else None
+        if not isinstance(labels, dict) or labels.get("multi") is not True:
+            return tree
+        training = tree.get("training", {})
+        return {**tree, "training": {**SEVERAL, **training} if isinstance(training, dict) else training}
+
     @model_validator(mode="after")
     def _check_parts(self) -> Recipe:
         others = self.tasks.beside_emotion()
@@ -104,6 +118,7 @@ class Recipe(Section):
                 "encoder.options: {fold} needs the same folds for every seed: set protocol.seed to a number"
             )
         self._check_fusion()
+        self._check_several()
         if self.finetune is None:
             if others or self.tasks.emotion != EmotionConfig():
                 named = ", ".join(others) or "emotion"
@@ -140,6 +155,18 @@ class Recipe(Section):
         if self.training.optimizer == "lbfgs" or self.training.head_l2:
             raise ValueError("a fusion head takes neither training.optimizer=lbfgs nor head_l2")
 
+    def _check_several(self) -> None:
+        if not self.multi:
+            return
+        if self.finetune is not None:
+            raise ValueError("labels.multi: several labels at once are learned on cached features: leave out finetune")
+        if self.training.balance not in ("none", "class"):
+            raise ValueError(
+                f'training.balance: with labels.multi it is "none" or "class", not {self.training.balance}'
+            )
+        if self.training.label_smoothing:
+            raise ValueError("training.label_smoothing is for one label an utterance: set it to 0 with labels.multi")
+
     def _check_ratings(self) -> None:
         if self.finetune is None or "affect" not in self.tasks.beside_emotion():
             raise ValueError("labels: name the classes, or set tasks.affect and finetune.freeze to learn ratings alone")
@@ -152,6 +179,11 @@ class Recipe(Section):
     def classes(self) -> tuple[str, ...]:
         """The classes in order, none where ratings are learned alone."""
         return () if self.labels is None else self.labels.classes
+
+    @property
+    def multi(self) -> bool:
+        """Whether several labels are learned at once."""
+        return self.labels is not None and self.labels.multi
 
     @property
     def encoders(self) -> tuple[EncoderSection, ...]:

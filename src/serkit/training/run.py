@@ -31,6 +31,7 @@ from serkit.progress import Step, no_steps
 from serkit.training.augment.registry import Registered, list_registered, restore_registered
 from serkit.training.given import check_learned
 from serkit.training.material import load_data
+from serkit.training.presence import check_presence, presence_targets
 from serkit.training.recipe import Recipe, dump_recipe, load_recipe
 from serkit.training.stores import Materials, StoredFolds, load_folds, store_folds
 
@@ -63,6 +64,10 @@ def train(
     work = list_work(recipe, manifest)
     for section in recipe.encoders:
         check_learned(manifest, section, [fold for _, fold in work])
+    if recipe.multi:
+        for train_ids in {fold.train for _, fold in work}:
+            targets = presence_targets(manifest.select(train_ids), recipe.classes)
+            check_presence(targets, recipe.classes, f"recipe {recipe.name}")
     if distributed() and recipe.finetune is None:
         raise InputError(f"recipe {recipe.name}: heads on cached features train on one process: leave out the launcher")
     pending = [each for each in work if not is_trained(folder, *each)]
@@ -225,8 +230,13 @@ def _predict_fold(material: Any, fold: Fold, seed: int, folder: Path) -> pl.Data
 
 
 def predictions_table(manifest: Manifest, columns: dict[str, list[Any]]) -> pl.DataFrame:
-    """Return one row per utterance: who speaks, the truth, and the ``columns`` that a model gives."""
-    table = manifest.table.select("id", "speaker", "gender", "corpus", truth="emotion")
+    """Return one row per utterance: who speaks, the truth, and the ``columns`` that a model gives.
+
+    Those of several labels at once bring their own truths.
+    """
+    several = any(name.endswith("_chance") for name in columns)
+    truth = {} if several else {"truth": "emotion"}
+    table = manifest.table.select("id", "speaker", "gender", "corpus", **truth)
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 

@@ -43,12 +43,28 @@ class CorpusTest(DataSection):
 
 
 class LabelsSection(Section):
-    """The classes in order, labels merged into them, labels left out; of another ``column`` such as "sentiment"."""
+    """The classes in order, labels merged into them, labels left out; of another ``column`` such as "sentiment".
+
+    With ``multi`` an utterance may have several at once: every class is a column of the manifest, present where that is
+    above 0 and not known where it is null; utterances of which nothing is known are left out. What is learned is the
+    chance of each class by itself. ``training`` then begins with balance none, label_smoothing 0 and monitor loss.
+    """
 
     classes: tuple[str, ...]
+    multi: bool = False
     column: str = "emotion"
     merge: dict[str, str] = {}
     drop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_multi(self) -> LabelsSection:
+        if not self.multi:
+            return self
+        if self.column != "emotion" or self.merge or self.drop:
+            raise ValueError("with multi every class is a column of its own: leave out column, merge and drop")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"with multi classes are one or more different columns, got {list(self.classes)}")
+        return self
 
 
 FOLD = "{fold}"

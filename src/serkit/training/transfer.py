@@ -19,6 +19,7 @@ from serkit.data.manifest import Manifest
 from serkit.errors import InputError, nearest
 from serkit.progress import Step, no_steps
 from serkit.training.material import Material, load_data, read_data
+from serkit.training.presence import with_presence
 from serkit.training.recipe import CorpusTest, Recipe, load_recipe
 from serkit.training.run import list_work, predictions_table, read_provenance, set_threads
 from serkit.training.stores import load, store
@@ -40,7 +41,8 @@ def evaluate_on(
     are left out: utterances where the run lacks it, the models' probabilities (the rest summing to 1) where the
     manifest does. Every model judges all utterances; models are counted as seeds: their spread is that over models.
     Raises ``InputError`` when the run is unfinished, when fewer than two classes are shared, or when a speaker of the
-    run's own corpora is among them.
+    run's own corpora is among them. Of several labels at once (``labels.multi``) all chances are kept, and classes that
+    the manifest has no column of are not judged; there is nothing to merge.
     """
     run = Path(run)
     if not (run / "predictions.parquet").is_file():
@@ -49,17 +51,19 @@ def evaluate_on(
     section = section or CorpusTest()
     if recipe.labels is None:
         raise InputError(f"{run}: learned ratings and no classes: --on tests classes only")
-    labelled, left_out = match_labels(manifest, recipe, section.merge)
+    labelled, left_out = (match_presence if recipe.multi else match_labels)(manifest, recipe, section.merge)
     stamp = _check_speakers(run, recipe, labelled)
     plain = recipe.model_copy(update={"augment": type(recipe.augment)()})
     stored = store(plain, labelled, Path(cache), step, workers, device)
     material = load(plain, labelled, stored, device)
-    shared = [label for label in recipe.labels.classes if label in set(labelled.table["emotion"])]
+    known = set(labelled.table["emotion"])
+    shared = [each for each in recipe.classes if (each in manifest.table.columns if recipe.multi else each in known)]
     models = list(_each_model(run, recipe, material, device))
     tables = []
     with set_threads(1):
         for number, (fold, model) in enumerate(models):
-            columns = restrict(material.columns(model, labelled.ids), recipe.labels.classes, shared)
+            columns = material.columns(model, labelled.ids)
+            columns = columns if recipe.multi else restrict(columns, recipe.classes, shared)
             made = predictions_table(labelled, columns)
             made = made.with_columns(fold=pl.lit(fold), seed=pl.lit(number, pl.Int64), part=pl.lit("test"))
             tables.append(made)
@@ -97,6 +101,17 @@ def match_labels(manifest: Manifest, recipe: Recipe, merge: Mapping[str, str]) -
         has = ", ".join(sorted({str(label) for label in named}))
         raise InputError(f"the run's classes are {', '.join(classes)}, the manifest's {has}: fewer than two are shared")
     return kept, dict(sorted(others.iter_rows()))
+
+
+def match_presence(manifest: Manifest, recipe: Recipe, merge: Mapping[str, str]) -> tuple[Manifest, dict[str, int]]:
+    """Return the utterances of which one of the run's several classes is known, and how many there are of others."""
+    if merge:
+        raise InputError("merge renames labels, and several labels at once are columns: rename those of the manifest")
+    kept = with_presence(manifest, recipe.classes, "manifest", lacking=True)
+    if not len(kept):
+        raise InputError(f"it is known of no utterance which of {', '.join(recipe.classes)} it has")
+    lost = len(manifest) - len(kept)
+    return kept, {"nothing known": lost} if lost else {}
 
 
 def restrict(columns: dict[str, list[Any]], classes: Sequence[str], shared: Sequence[str]) -> dict[str, list[Any]]:

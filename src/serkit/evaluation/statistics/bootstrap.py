@@ -94,7 +94,7 @@ def tally(
     rows = statistics.shape[0]
     if not rows or not rows == len(ids) == len(speakers) == len(seeds):
         raise InputError(f"got {rows} rows, {len(ids)} ids, {len(speakers)} speakers and {len(seeds)} seeds")
-    units, known, clustered, text = _units(ids, speakers)
+    units, known, clustered, text = list_units(ids, speakers)
     _, unit = np.unique(units, return_inverse=True)
     values, seed = np.unique(np.asarray(seeds), return_inverse=True)
     groups = (unit.max() + 1) * len(values)
@@ -106,7 +106,8 @@ def tally(
     return Tally(patterns.reshape(-1, len(values), *shape), repeats, len(set(ids)), known, clustered, text)
 
 
-def _units(ids: Sequence[str], speakers: Sequence[str | None]) -> tuple[list[str], int, bool, str]:
+def list_units(ids: Sequence[str], speakers: Sequence[str | None]) -> tuple[list[str], int, bool, str]:
+    """Return of every row the unit that is resampled with it, and the last three fields of a :class:`Tally`."""
     known = {speaker for speaker in speakers if speaker is not None}
     lost = len({id for id, speaker in zip(ids, speakers, strict=True) if speaker is None})
     if len(known) + lost < 2 or not known:
@@ -160,25 +161,36 @@ def figures(
     """
     points = metric(of.total)
     replicates = None if draws is None else mean_over(metric(draws), axis=1)
-    result = []
-    for column, count in enumerate(n):
-        value, sd = over_seeds(points[:, column])
-        if value is None:
-            result.append(Figure(None, None, None, count, f"{prefix}not computed", reason=reason))
-        elif replicates is None:
-            method = f"{prefix}no interval"
-            result.append(Figure(value, None, None, count, method, sd, reason="fewer than two speakers to resample"))
-        else:
-            drawn = replicates[:, column]
-            drawn = drawn[~np.isnan(drawn)]
-            tail = 50 * (1 - CONFIDENCE)
-            low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
-            method = f"{prefix}percentile bootstrap over {of.units}, {len(replicates)} resamples"
-            method += f", jointly over {len(points)} seeds" if len(points) > 1 else ""
-            undefined = len(replicates) - len(drawn)
-            method += f" ({undefined} undefined and left out)" if undefined else ""
-            result.append(Figure(value, float(low), float(high), count, method, sd))
-    return result
+    return [
+        create_figure(
+            points[:, column], None if replicates is None else replicates[:, column], count, of.units, prefix, reason
+        )
+        for column, count in enumerate(n)
+    ]
+
+
+def create_figure(
+    points: Floats,
+    replicates: Floats | None,
+    n: int,
+    units: str,
+    prefix: str = "",
+    reason: str = "no utterance to judge",
+) -> Figure:
+    """Return the figure of one value a seed (S,) and of their means in every resample (R,), as :func:`figures` does."""
+    value, sd = over_seeds(points)
+    if value is None:
+        return Figure(None, None, None, n, f"{prefix}not computed", reason=reason)
+    if replicates is None:
+        return Figure(value, None, None, n, f"{prefix}no interval", sd, reason="fewer than two speakers to resample")
+    drawn = replicates[~np.isnan(replicates)]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
+    method = f"{prefix}percentile bootstrap over {units}, {len(replicates)} resamples"
+    method += f", jointly over {len(points)} seeds" if len(points) > 1 else ""
+    undefined = len(replicates) - len(drawn)
+    method += f" ({undefined} undefined and left out)" if undefined else ""
+    return Figure(value, float(low), float(high), n, method, sd)
 
 
 def mean_over(values: Floats, axis: int) -> Floats:

@@ -9,9 +9,9 @@ import polars as pl
 
 from serkit.errors import InputError
 from serkit.evaluation.metrics import Floats
-from serkit.evaluation.predictions import classes_of
+from serkit.evaluation.predictions import classes_of, label_columns, labels_of
 from serkit.evaluation.statistics.bootstrap import Tally, tally
-from serkit.evaluation.statistics.measures import Measure
+from serkit.evaluation.statistics.measures import LABELS, Measure
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,18 @@ def pair_rows(table_a: pl.DataFrame, table_b: pl.DataFrame, measure: Measure) ->
     """Pair the judged rows of two runs for a measure.
 
     Raises ``InputError`` naming the first utterance that has another truth or speaker in the other run. Figures of
-    emotion need all utterances judged by both; a task beside it is compared where both have a reference and an answer.
+    emotion and of several labels at once need all utterances judged by both; a task beside them is compared where both
+    have a reference and an answer.
     """
     a, b = (measure.rows_of(table) for table in (table_a, table_b))
     left_out = 0
-    if measure.task is None:
-        classes, others = classes_of(a), classes_of(b)
+    names: list[str] = []
+    if measure.task in (None, LABELS):
+        classes, others = (_classes_of(rows, measure) for rows in (a, b))
         if set(classes) != set(others):
             raise InputError(f"the runs have different classes: {', '.join(classes)} and {', '.join(others)}")
         _check_same(_facts(a), _facts(b))
+        names = [f"p_{name}" for name in classes] if measure.task is None else label_columns(classes)
     else:
         shared = sorted(set(a["id"]) & set(b["id"]))
         left_out = len(set(a["id"]) ^ set(b["id"]))
@@ -59,7 +62,6 @@ def pair_rows(table_a: pl.DataFrame, table_b: pl.DataFrame, measure: Measure) ->
             raise InputError(f"{measure.name}: the runs judge no utterance both")
         a, b = (rows.filter(pl.col("id").is_in(shared)) for rows in (a, b))
         _check_same(_facts(a), _facts(b))
-    names = [f"p_{name}" for name in classes_of(a)] if measure.task is None else []
     keep = ["id", "speaker", "truth", "prediction", *names]
     rank = pl.col("seed").rank("dense").cast(pl.Int64) - 1
     parts = [rows.select(*keep, seed=rank).with_columns(run=pl.lit(run)) for run, rows in enumerate((a, b))]
@@ -68,6 +70,10 @@ def pair_rows(table_a: pl.DataFrame, table_b: pl.DataFrame, measure: Measure) ->
     statistics, shape = measure.statistics(rows)
     of = tally(statistics, rows["id"].to_list(), rows["speaker"].to_list(), place, shape)
     return Pair(measure, rows, of, split, set(a["seed"]) == set(b["seed"]), left_out)
+
+
+def _classes_of(rows: pl.DataFrame, measure: Measure) -> tuple[str, ...]:
+    return classes_of(rows) if measure.task is None else labels_of(rows)
 
 
 def discordant(pair: Pair) -> list[tuple[int, int]]:
