@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, classification_report, f1_score
 
 from serkit.errors import InputError
@@ -118,7 +118,7 @@ def test_members_are_ordered_in_each_fold_by_its_dev_part_and_equals_by_seed():
 
     members = pool_members({"run": pl.concat([*member(5, 2, 4), *member(7, 3, 4), *member(6, 2, 1)])})
     assert members.names == (("run", 5), ("run", 6), ("run", 7))
-    scores = judge_members(members.dev, members.classes, 2, "accuracy")
+    scores = judge_members(members, members.dev, "accuracy")
     assert scores.tolist() == [[0.5, 1.0], [0.5, 0.25], [0.75, 1.0]]
     assert rank_members(scores).tolist() == [[1, 0], [2, 2], [0, 1]]
 
@@ -135,9 +135,9 @@ def test_what_dev_parts_say_is_as_scikit_learn_has_it():
         "loss": log_softmax(made, axis=1)[np.arange(len(labels)), labels].mean(),
     }
     for monitor, value in expected.items():
-        assert judge_members(members.dev, CLASSES, 2, monitor)[1, 1] == pytest.approx(value, abs=1e-12)
+        assert judge_members(members, members.dev, monitor)[1, 1] == pytest.approx(value, abs=1e-12)
     with pytest.raises(InputError, match="no monitor 'f1'"):
-        judge_members(members.dev, CLASSES, 2, "f1")
+        judge_members(members, members.dev, "f1")
 
 
 def test_every_step_is_as_scikit_learn_has_it(write_run):
@@ -343,10 +343,89 @@ def test_neither_the_order_of_members_nor_of_rows_changes_the_whole(seed, order)
 def test_the_first_ensemble_is_the_best_member_of_every_fold(seed, monitor):
     table, _ = random_run(np.random.default_rng(seed), seeds=3, n=5, dev=6)
     members = pool_members({"run": table})
-    scores = judge_members(members.dev, members.classes, 2, monitor)
+    scores = judge_members(members, members.dev, monitor)
     first = rank_members(scores) < 1
     assert first.sum(axis=0).tolist() == [1, 1]
     assert (np.where(first, scores, -np.inf).max(axis=0) == scores.max(axis=0)).all()
     part = members.test
     alone = part.probabilities[first[:, part.fold].argmax(axis=0), np.arange(len(part.truth))]
     assert np.abs(average(part.probabilities, first[:, part.fold]) - alone).max() < 1e-12
+
+
+def labelled_run(rng, seeds=3, folds=("a", "b"), n=15, unknown=0.2):
+    """Tables of runs with two labels at once, some not known, and their log-odds {(seed, fold, part): (U, 2)}."""
+    tables, odds = [], {}
+    for fold, part in ((fold, part) for fold in folds for part in ("test", "dev")):
+        truth, known = rng.integers(2, size=(n, 2)), rng.random((n, 2)) > unknown
+        for seed in range(seeds):
+            odds[seed, fold, part] = made = rng.normal(size=(n, 2)) * 2 + 2 * truth - 1
+            rows = rows_of(np.zeros((n, 3)), [0] * n, seed, fold, part).drop("truth", "prediction")
+            tables.append(
+                rows.select("id", "fold", "seed", "part", "speaker", "gender", "corpus").with_columns(
+                    pl.Series(f"{name}_{kind}", values)
+                    for place, name in enumerate(("joy", "fear"))
+                    for kind, values in (
+                        (
+                            "present",
+                            [bool(t) if k else None for t, k in zip(truth[:, place], known[:, place], strict=True)],
+                        ),
+                        ("chance", expit(made[:, place])),
+                    )
+                )
+            )
+    return pl.concat(tables), odds
+
+
+def test_several_labels_at_once_are_averaged_as_log_odds_class_by_class(write_run, serkit):
+    table, odds = labelled_run(np.random.default_rng(12))
+    folder = write_run(table, monitor="loss")
+    ladder = create_ladder([folder])
+    for k in (1, 2, 3):
+        for number, fold in enumerate(("a", "b")):
+            first = [seed for seed in range(3) if ladder.places[seed, number] < k]
+            expected = expit(np.mean([odds[seed, fold, "test"] for seed in first], axis=0))
+            rows = ladder.table(k).filter((pl.col("part") == "test") & (pl.col("fold") == fold)).sort("id")
+            assert np.abs(rows.select("joy_chance", "fear_chance").to_numpy() - expected).max() < 1e-12
+    made = create_ensembles(ladder, 2, resamples=100)
+    for step in made["steps"]:
+        rows = ladder.table(step["k"])
+        test, dev = (rows.filter(pl.col("part") == part) for part in ("test", "dev"))
+        cells = [(test[f"{name}_present"], test[f"{name}_chance"] > 0.5) for name in ("joy", "fear")]
+        right = sum(int((a == b).sum()) for a, b in cells)
+        known = sum(len(a) - a.null_count() for a, _ in cells)
+        assert (step["right"], made["judged"]) == (right, known) and step["accuracy"] == pytest.approx(right / known)
+        recalls = [balanced_accuracy_score(a.drop_nulls(), b.filter(a.is_not_null())) for a, b in cells]
+        assert step["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+        others = [(dev[f"{name}_present"] == (dev[f"{name}_chance"] > 0.5)).drop_nulls() for name in ("joy", "fear")]
+        assert step["dev_accuracy"] == pytest.approx(pl.concat(others).mean())
+    ran = serkit("ensemble", folder, "--index", 2, "--names")
+    assert ran.code == 0 and "samples avg" in ran.out and "joy" in ran.out
+    assert f"({made['max']['right']} of {made['judged']}, k = {made['max']['k']})" in ran.out
+    for name in ("all", "dev-k", "k2"):
+        report = write_report(folder / "ensemble" / name)
+        figure = report["labels"]["metrics"]["balanced_accuracy"]
+        assert {key: figure[key] for key in ("value", "low", "high")} == pytest.approx(
+            {key: json.loads((folder / "ensemble" / "ensemble.json").read_text())["ensembles"][name]
+             ["balanced_accuracy"][key] for key in ("value", "low", "high")}
+        )  # fmt: skip
+    assert compare_folders([folder, folder / "ensemble" / "all"], "labels.f1_macro", resamples=100)
+
+
+@pytest.mark.parametrize("monitor", ["uar", "accuracy", "loss"])
+def test_what_dev_parts_of_several_labels_say_is_what_training_chose_by(monitor):
+    torch = pytest.importorskip("torch")
+    from serkit.training.presence import judge_presence
+
+    table, odds = labelled_run(np.random.default_rng(13))
+    members = pool_members({"run": table})
+    rows = table.filter((pl.col("part") == "dev") & (pl.col("fold") == "b") & (pl.col("seed") == 1)).sort("id")
+    truth = rows.select(pl.col("joy_present", "fear_present").cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+    expected = judge_presence(torch.tensor(odds[1, "b", "dev"]), torch.tensor(truth))[f"dev_{monitor}"]
+    found = judge_members(members, members.dev, monitor)[1, 1]
+    assert (-found if monitor == "loss" else found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_classes_and_several_labels_are_not_pooled():
+    table, _ = random_run(np.random.default_rng(14), seeds=2)
+    with pytest.raises(InputError, match="different classes: neg, neu, pos and joy, fear .several at once."):
+        pool_members({"one": table, "two": labelled_run(np.random.default_rng(12))[0]})
