@@ -16,7 +16,8 @@ from hypothesis import settings
 DATA = Path(os.environ.get("SERKIT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "audio").resolve()
 PEPINO = Path(os.environ.get("SERKIT_PEPINO") or Path(__file__).parents[2] / "shared" / "data" / "pepino").resolve()
 
-sys.path.insert(0, str(Path(__file__).parent / "encoders"))  # weights of emotion2vec, for the tests of all parts
+for part in ("encoders", "models"):  # weights of emotion2vec and a second fusion, for the tests of all parts
+    sys.path.insert(0, str(Path(__file__).parent / part))
 
 settings.register_profile("serkit", deadline=None, max_examples=50)  # a busy machine is no reason to fail
 settings.load_profile("serkit")

@@ -36,6 +36,8 @@ from serkit.training.recipe import Recipe, load_recipe
 from serkit.training.stores import load, store
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
+LONGEST_TEXT = 10_000
+"""The most words that a graph can be given; how many of them count is another matter."""
 WHOLE_SECONDS = 40.0
 """The window of bundles that write text, which is longer than any utterance of IEMOCAP: a cut may divide a word."""
 EMOTION2VEC_SECONDS = 30.0
@@ -203,7 +205,7 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
 
 def longest_seconds(encoder: Encoder) -> float:
     """Return the longest window that a bundle with ``encoder`` may have."""
-    return min(WHOLE_SECONDS, (encoder.max_samples or np.inf) / SAMPLING_RATE)
+    return min(WHOLE_SECONDS, (encoder.max_samples or np.inf) / encoder.sampling_rate)
 
 
 @contextmanager
@@ -220,22 +222,40 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def export_graph(graph: BundleGraph, path: Path) -> None:
-    """Write ``graph`` as float32 ONNX with batch and time dynamic."""
+    """Write ``graph`` as float32 ONNX with batch, time and words dynamic."""
     graph.eval()
-    example = (torch.randn(2, 32_000) * 0.1, torch.tensor([32_000, 24_000]))
-    longest = round(longest_seconds(graph.encoder) * SAMPLING_RATE)
-    batch, samples = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=1600, max=longest)
+    example, shapes = example_of(graph)
     program = torch.onnx.export(
         graph,
-        example,
-        input_names=["waveforms", "lengths"],
+        kwargs=example,
+        input_names=list(example),
         output_names=graph.outputs,
-        dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+        dynamic_shapes=shapes,
         dynamo=True,
         verbose=False,
     )
     assert program is not None
+    given = {id(value) for value in program.model.graph.outputs}
+    for value in (value for node in program.model.graph for value in node.outputs):
+        if value.name in graph.outputs and id(value) not in given:
+            value.name += "_inside"  # the exporter calls what comes of an Embedding "embedding" as well
     program.save(str(path), external_data=False)
+
+
+def example_of(graph: BundleGraph) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Any]]]:
+    """Return inputs by name to trace ``graph`` with, and which of their axes are dynamic."""
+    batch = torch.export.Dim("batch", min=1, max=64)
+    example, shapes = {}, {}
+    if graph.encoder is not None:
+        rate = graph.encoder.sampling_rate
+        longest = round(longest_seconds(graph.encoder) * rate)
+        example = {"waveforms": torch.randn(2, 2 * rate) * 0.1, "lengths": torch.tensor([2 * rate, 3 * rate // 2])}
+        samples = torch.export.Dim("samples", min=rate // 10, max=longest)
+        shapes = {"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}}
+    if "words" in graph.inputs:
+        example["words"] = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+        shapes["words"] = {0: batch, 1: torch.export.Dim("count", min=1, max=LONGEST_TEXT)}
+    return example, shapes
 
 
 @_quiet()

@@ -21,7 +21,7 @@ from serkit.data.audio import (
     read_info,
     source_name,
     stream_audio,
-    to_16k_mono,
+    to_mono,
 )
 from serkit.errors import AudioError, InputError
 
@@ -345,29 +345,29 @@ def test_an_audio_error_is_an_input_error():
 
 @pytest.mark.parametrize(("dtype", "full"), [(np.int8, 128), (np.int16, 32768), (np.int32, 2**31), (np.int64, 2**63)])
 def test_integers_are_scaled_by_the_range_of_their_type(dtype, full):
-    waveform = to_16k_mono(np.array([0, full // 2, -(full // 2), -full], dtype), 16_000)
+    waveform = to_mono(np.array([0, full // 2, -(full // 2), -full], dtype), 16_000)
     assert waveform.dtype == np.float32
     assert waveform.tolist() == [0.0, 0.5, -0.5, -1.0]
 
 
 def test_unsigned_bytes_are_centred():
-    assert to_16k_mono(np.array([0, 64, 128, 192], np.uint8), 16_000).tolist() == [-1.0, -0.5, 0.0, 0.5]
+    assert to_mono(np.array([0, 64, 128, 192], np.uint8), 16_000).tolist() == [-1.0, -0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_are_kept_and_stereo_is_averaged(dtype):
-    assert to_16k_mono(np.array([[0.5, 0.25], [1.0, -1.0]], dtype), 16_000).tolist() == [0.375, 0.0]
+    assert to_mono(np.array([[0.5, 0.25], [1.0, -1.0]], dtype), 16_000).tolist() == [0.375, 0.0]
 
 
 def test_an_array_gives_what_its_file_gives(tmp_path, write_wav):
     path = write_wav(tmp_path / "a.wav", rate=44_100, channels=2)
     samples, rate = soundfile.read(path, dtype="int16")
-    assert np.abs(to_16k_mono(samples, rate) - read_audio(path)).max() < 1e-6
+    assert np.abs(to_mono(samples, rate) - read_audio(path)).max() < 1e-6
 
 
 @given(st.integers(4_000, 96_000), st.integers(1, 3), st.integers(200, 5_000))
 def test_an_array_at_any_rate_keeps_its_duration(rate, channels, length):
-    waveform = to_16k_mono(np.zeros((length, channels), np.int16), rate)
+    waveform = to_mono(np.zeros((length, channels), np.int16), rate)
     assert len(waveform) == pytest.approx(length / rate * SAMPLING_RATE, abs=1)
 
 
@@ -386,12 +386,12 @@ def test_an_array_at_any_rate_keeps_its_duration(rate, channels, length):
     ],
 )
 def test_an_array_that_is_no_waveform_is_refused(waveform, reason):
-    assert reason in error_of(to_16k_mono, waveform, 16_000)
+    assert reason in error_of(to_mono, waveform, 16_000)
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, float("nan")])
 def test_a_sampling_rate_that_is_none_is_refused(rate):
-    assert "sampling rate" in error_of(to_16k_mono, np.zeros(100), rate)
+    assert "sampling rate" in error_of(to_mono, np.zeros(100), rate)
 
 
 @pytest.mark.parametrize(("peak", "silent"), [(0.0, True), (0.99e-4, True), (1.01e-4, False), (-0.5, False)])

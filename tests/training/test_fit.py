@@ -20,7 +20,15 @@ from serkit.training import checkpoint
 from serkit.training import fit as fit_module
 from serkit.training.checkpoint import Progress
 from serkit.training.finetune import finetune
-from serkit.training.fit import TrainingOptions, balance_weights, evaluate_dev, fit, predict, schedule_factor
+from serkit.training.fit import (
+    TrainingOptions,
+    balance_weights,
+    evaluate_dev,
+    fit,
+    listed_weights,
+    predict,
+    schedule_factor,
+)
 from serkit.training.material import Material
 from serkit.training.recordings import Recordings
 
@@ -309,6 +317,93 @@ def test_patience_survives_an_interruption(task, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trained(task, options=options, folder=tmp_path, report=interrupt)
     assert len(trained(task, options=options, folder=tmp_path)[1]) == len(trained(task, options=options)[1]) == 3
+
+
+# Epochs no better than the best: 2 and 4 reload it, 5 counts for patience until 6 is better, 7 to 9 end it.
+RELOADED = [0.5, 0.4, 0.6, 0.6, 0.5, 0.7, 0.7, 0.6, 0.7, 0.9]
+RELOADING = {"schedule": "reload", "patience": 3, "decays": 2, "decay": 0.2, "epochs": 20, "monitor": "accuracy"}
+
+
+@pytest.fixture
+def reloading(monkeypatch):
+    """Fit by the rule of MAT and MNT; returns lr, weights and moments as each epoch left them."""
+
+    def run(task, folder=None, stop=None, **options):
+        epochs, seen = iter(RELOADED), []
+        kept: list[torch.optim.Optimizer] = []
+        create = fit_module._create_optimizer
+        monkeypatch.setattr(fit_module, "_create_optimizer", lambda *given: kept.append(create(*given)) or kept[-1])
+        for _ in range(len(finished_epochs(folder))):
+            next(epochs)
+        told = lambda *_: {"dev_accuracy": next(epochs), "dev_uar": 0.0, "dev_loss": 0.0}  # noqa: E731
+        monkeypatch.setattr(fit_module, "evaluate_dev", told)
+
+        def report(line):
+            group = kept[-1].param_groups[0]
+            steps = int(kept[-1].state_dict()["state"][0]["step"])
+            seen.append((group["lr"], steps, copy.deepcopy(head)))
+            if line["epoch"] == stop:
+                raise KeyboardInterrupt
+
+        head = task.new_head()
+        options = with_(task.OPTIONS, **{**RELOADING, **options})
+        try:
+            fit(head, task.part(24, 1), task.part(9, 2), options, 5, folder, report)
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(fit_module, "_create_optimizer", create)
+        return head, seen
+
+    return run
+
+
+def finished_epochs(folder):
+    if folder is None or not (folder / "checkpoint.safetensors").exists():
+        return []
+    state = Progress(folder, dict, lambda state: None, torch.optim.SGD([torch.zeros(1)]), 0)
+    state._load_moments = lambda moments: None
+    state.resume()
+    return state.history
+
+
+def test_reloading_goes_back_twice_and_then_loses_patience(task, reloading):
+    head, seen = reloading(task)
+    rates, steps, heads = zip(*seen, strict=True)
+    assert len(seen) == 9
+    np.testing.assert_allclose(rates, [0.01] * 2 + [0.002] * 2 + [0.0004] * 5)
+    each = steps[0]  # of an epoch
+    assert [step / each for step in steps] == [1, 1, 2, 2, 3, 4, 5, 6, 7]  # moments go back as well
+    assert same(heads[1], heads[0]) and same(heads[3], heads[2]) and not same(heads[4], heads[2])
+    assert same(head, heads[5])
+
+
+def test_reloading_survives_an_interruption(task, reloading, tmp_path):
+    whole, seen = reloading(task)
+    for stop in (3, 5, 8):
+        folder = tmp_path / str(stop)
+        reloading(task, folder, stop)
+        again, rest = reloading(task, folder)
+        assert same(whole, again) and len(rest) == 10 - stop
+        np.testing.assert_allclose([rate for rate, *_ in rest], [rate for rate, *_ in seen[stop - 1 :]])
+
+
+def test_the_loss_may_be_a_sum(task):
+    """The sum over a step is the mean times its size: with Adam's scale-free steps only epsilon tells them apart."""
+    options = with_(task.OPTIONS, clip_norm=0, epsilon=1e-30, weight_decay=0, batch_size=8)
+    mean, history = trained(task, options=options, dev=False)
+    total, summed = trained(task, options=with_(options, reduction="sum"), dev=False)
+    for name, weight in mean.state_dict().items():
+        torch.testing.assert_close(total.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose([line["loss"] for line in summed], [line["loss"] for line in history], rtol=1e-3)
+
+
+def test_weights_of_classes_may_be_listed():
+    targets = torch.tensor([2, 0, 0, 0, 1, 1])
+    assert balance_weights(targets, [""] * 6, "majority").tolist() == [3, 1, 1, 1, 1.5, 1.5]
+    listed = listed_weights(targets, "abc", {"c": 5.0, "a": 1.0, "b": 2.0})
+    assert listed.tolist() == [5, 1, 1, 1, 2, 2]
+    with pytest.raises(InputError, match="'b'"):
+        listed_weights(targets, "abc", {"c": 5.0, "a": 1.0})
 
 
 def test_without_a_dev_part_the_last_epoch_is_kept(task):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from serkit.cli.app import app, main
 
 from serkit.cli import recognise, corpora, loudness, features, learn, pretrain, search  # isort: skip
-from serkit.cli import judge, tables, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import judge, ensembles, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
     "app",
     "corpora",
+    "ensembles",
     "features",
     "i3",
     "judge",

@@ -60,6 +60,8 @@ def check(
     for column, counts in facts["counts"].items():
         shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:12])
         typer.echo(f"  {column}: {shown}{' ...' if len(counts) > 12 else ''}")
+    if table.without_audio and len(table):
+        typer.echo("  no utterance has a recording: what can be used is text and given features")
     problems = table.validate(read_audio=audio)
     report_problems(problems)
     if protocol:

@@ -24,7 +24,7 @@ import soxr
 from serkit.errors import AudioError
 
 SAMPLING_RATE = 16_000
-"""Hz; every encoder and every bundle takes this rate."""
+"""Hz; what encoders and bundles take unless they say otherwise."""
 
 SILENCE_PEAK = 10 ** (-80 / 20)
 """A recording whose peak stays below -80 dB full scale counts as silent."""
@@ -65,9 +65,13 @@ def read_info(source: Source) -> AudioInfo:
 
 
 def read_audio(
-    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+    source: Source,
+    start: float | None = None,
+    end: float | None = None,
+    native: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
 ) -> np.ndarray:
-    """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at 16 kHz.
+    """Decode ``source`` from ``start`` to ``end`` seconds to a mono float32 waveform ``(S,)`` at ``sampling_rate`` Hz.
 
     With ``native`` the recording keeps its own sampling rate.
 
@@ -78,12 +82,16 @@ def read_audio(
     >>> read_audio("clip.flac", start=1.0, end=2.5).shape  # doctest: +SKIP
     (24000,)
     """
-    blocks = list(stream_audio(source, start, end, native))
+    blocks = list(stream_audio(source, start, end, native, sampling_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def stream_audio(
-    source: Source, start: float | None = None, end: float | None = None, native: bool = False
+    source: Source,
+    start: float | None = None,
+    end: float | None = None,
+    native: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
 ) -> Iterator[np.ndarray]:
     """Yield the same samples as :func:`read_audio` in blocks of about ten seconds, so memory stays bounded."""
     _check_source(source)
@@ -92,7 +100,7 @@ def stream_audio(
         raise AudioError(f"{name}: the span {start}-{end} s is not a span: start must be >= 0 and before end")
     rate, blocks = _open_blocks(source, start, end)
     resampler = (
-        None if native or rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+        None if native or rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1, "float32", "HQ")
     )
     total = 0
     for block in blocks:
@@ -127,8 +135,8 @@ def read_channels(source: Source) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32, copy=False), rate
 
 
-def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Bring an array ``(S,)`` or ``(S, channels)`` at any rate to mono float32 at 16 kHz.
+def to_mono(waveform: np.ndarray, sampling_rate: int, wanted: int = SAMPLING_RATE) -> np.ndarray:
+    """Bring an array ``(S,)`` or ``(S, channels)`` at any rate to mono float32 at the ``wanted`` rate.
 
     Integers are scaled by their type's range. Raises ``AudioError`` for other shapes, empty or non-finite arrays.
     """
@@ -148,7 +156,7 @@ def to_16k_mono(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
         waveform = waveform.astype(np.float32, copy=False)
     mono = _mix_down(waveform.reshape(len(waveform), -1), "array")
-    return mono if sampling_rate == SAMPLING_RATE else soxr.resample(mono, sampling_rate, SAMPLING_RATE, "HQ")
+    return mono if sampling_rate == wanted else soxr.resample(mono, sampling_rate, wanted, "HQ")
 
 
 def is_silent(waveform: np.ndarray) -> bool:

@@ -21,18 +21,22 @@ from serkit.errors import InputError, missing_extra
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording, or the part of it from ``start`` to ``end`` seconds, under an ``id``."""
+    """A recording, or the part of it from ``start`` to ``end`` seconds, under an ``id``; ``text`` is what is said.
+
+    ``audio`` is None where there is a text alone.
+    """
 
     id: str
-    audio: str
+    audio: str | None
     start: float | None = None
     end: float | None = None
+    text: str | None = None
 
 
 def find_clips(names: Iterable[str | Path], root: str | Path | None = None) -> Iterator[Clip]:
     """Yield the clips behind ``names``, in order; folders are searched for recordings, in sorted order.
 
-    The recordings of a list are below ``root`` when it is given (:func:`~serkit.data.recordings.find_recordings`).
+    A list may have a column ``text``, and where it does may leave recordings out. Those it names are below ``root`` when it is given (:func:`~serkit.data.recordings.find_recordings`).
     A missing file is yielded as a clip, so that it is reported beside the others. Raises ``InputError`` for a list that
     cannot be read, an empty folder and a glob that matches nothing.
     """
@@ -76,14 +80,17 @@ def _from_list(path: Path, root: str | Path | None) -> Iterator[Clip]:
     if root is not None:
         places = find_recordings([str(audio) if audio else None for audio in named], root, path)
     for number, (row, audio, place) in enumerate(zip(rows, named, places, strict=True), 1):
-        if not audio:
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            text = None
+        if not audio and text is None:
             raise InputError(f"{path}: row {number} names no recording (expected a column audio)")
-        id = row.get("id") or row.get("key") or audio
+        id = row.get("id") or row.get("key") or audio or f"{path.name}:{number}"
         try:
             start, end = (None if row.get(key) in (None, "") else float(row[key]) for key in ("start", "end"))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: row {number}: start and end are seconds: {error}") from error
-        yield Clip(str(id), str(place), start, end)
+        yield Clip(str(id), str(place) if audio else None, start, end, text)
 
 
 def _read_tsv(path: Path) -> Iterable[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 
 from serkit.data.audio import is_silent, read_audio, read_info
 from serkit.data.fairseq_tsv import is_fairseq, read_fairseq, read_root, write_fairseq
+from serkit.data.feature_columns import FEATURE_COLUMNS, split_feature, with_feature_files
 from serkit.data.files import replace_atomically
 from serkit.data.i3_csv import from_i3, is_i3, sniff_delimiter
 from serkit.data.labels import LabelScheme
@@ -104,8 +106,9 @@ class Manifest:
 
         Published CSVs are known by their columns: ``file,emotion,text`` and ``path,class_id,actor,gender``. A TSV may
         be fairseq's list: ids are the stems of its paths, its counts the column ``samples``.
-        Relative audio paths are taken from the manifest's folder. With ``root`` the recordings are there instead:
-        under the same relative path, or anywhere below it by file name. Raises ``InputError`` naming the file.
+        Relative paths of audio and features are taken from the manifest's folder. With ``root`` the recordings are
+        there instead: under the same relative path, or anywhere below it by file name. Raises ``InputError`` naming the
+        file.
         """
         path = Path(path)
         if not path.is_file():
@@ -124,17 +127,20 @@ class Manifest:
             audio = [os.path.normpath(base / name) if name else name for name in manifest.table["audio"]]
         else:
             audio = find_recordings(manifest.table["audio"], root, path)
-        return cls(manifest.table.with_columns(pl.Series("audio", audio, dtype=pl.String)))
+        folder = path.parent.resolve()
+        table = with_feature_files(manifest.table, lambda name: os.path.normpath(folder / name))
+        return cls(table.with_columns(pl.Series("audio", audio, dtype=pl.String)))
 
     def write(self, path: str | Path) -> None:
         """Write Parquet, CSV, JSONL or fairseq's TSV (audio alone) by file name ending, atomically.
 
-        Audio below the folder of the file becomes relative.
+        Audio and features below the folder of the file become relative.
         """
         path = Path(path)
         root = path.parent.resolve()
-        audio = [_relative(name, root) for name in self.table["audio"]]
-        table = self.table.with_columns(pl.Series("audio", audio, dtype=pl.String))
+        audio = [_relative(name, root) if name is not None else None for name in self.table["audio"]]
+        table = with_feature_files(self.table, lambda name: _relative(name, root))
+        table = table.with_columns(pl.Series("audio", audio, dtype=pl.String))
         writers: dict[str, Callable[[Path], object]] = {
             ".parquet": table.write_parquet,
             ".csv": lambda part: _with_votes_as_text(table).write_csv(part),
@@ -198,12 +204,16 @@ class Manifest:
 
         Kinds: ``duplicate-id``, ``duplicate-audio`` (same file and span), ``missing-file``, ``unreadable``, ``span``,
         ``unknown-label``, ``affect`` (outside [0, 1]) and ``part``. Headers are always read; with ``read_audio`` every
-        recording is decoded as well, which also finds truncated, non-finite and silent ones.
+        recording is decoded as well, which also finds truncated, non-finite and silent ones. An utterance without a
+        recording is a problem unless :attr:`without_audio`, where it needs text or features instead.
         """
         seen: dict[str, int] = {}
         spans: dict[tuple, str] = {}
         unknown = set(scheme.unknown(self.table["emotion"])) if scheme else set()
         problems: list[Problem] = []
+        given = [name for name in FEATURE_COLUMNS if name in self.table.columns]
+        bare, instead = self.without_audio, ("text", *given)
+        there: dict[str, bool] = {}
 
         for row in self.table.iter_rows(named=True):
 
@@ -214,7 +224,7 @@ class Manifest:
             if seen[row["id"]] == 2:
                 report("duplicate-id", "the id stands more than once: ids must be unique")
             span = (row["audio"], row["start"], row["end"])
-            if span in spans:
+            if row["audio"] is not None and span in spans:
                 report("duplicate-audio", f"{row['audio']}: same file and span as utterance {spans[span]}")
             spans.setdefault(span, row["id"])
             if scheme and row["emotion"] in unknown:
@@ -224,12 +234,23 @@ class Manifest:
                     report("affect", f"{name} is {row[name]}, outside [0, 1]")
             if row["part"] not in (None, "train", "dev", "test"):
                 report("part", f"part is {row['part']!r}: use train, dev, test or nothing")
-            _check_audio(row, read_audio, report)
+            for name in given:
+                file = split_feature(row[name])[0] if isinstance(row[name], str) else None
+                if file is not None and not there.setdefault(file, Path(file).exists()):
+                    report("missing-file", f"{name}: {file}: no such file")
+            if not (bare and any(row[name] is not None for name in instead)):
+                _check_audio(row, read_audio, report)
         return problems
+
+    @property
+    def without_audio(self) -> bool:
+        """Whether no utterance has a recording: then the manifest is one of text, of features, or of both."""
+        return self.table["audio"].null_count() == len(self)
 
     def fingerprint(self) -> str:
         """Return a short hash of every row and column, file names in place of paths: it names the data of a run."""
-        rows = self.table.with_columns(pl.col("audio").str.extract(r"([^/\\]+)$", 1)).iter_rows(named=True)
+        table = with_feature_files(self.table, lambda name: re.split(r"[/\\]", name)[-1])
+        rows = table.with_columns(pl.col("audio").str.extract(r"([^/\\]+)$", 1)).iter_rows(named=True)
         lines = sorted(json.dumps(row, sort_keys=True, default=str, ensure_ascii=False) for row in rows)
         return hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
 
@@ -267,9 +288,7 @@ def _seconds(row: dict[str, Any]) -> float | None:
     return None if seconds is None else seconds - (row["start"] or 0.0)
 
 
-def _relative(name: str | None, root: Path) -> str | None:
-    if name is None:
-        return None
+def _relative(name: str, root: Path) -> str:
     path = Path(os.path.abspath(name))
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 

@@ -53,6 +53,7 @@ def create_folds(manifest: Manifest, protocol: str, **options: Any) -> list[Fold
     ``dev`` is the share of training speakers held out for early stopping (0: none), drawn with ``seed``; the test part
     never depends on either. Folds by group also take ``dev_by``: "group" (the default), "utterance", a share of the
     training utterances whoever speaks, or "test" to repeat what was chosen on the test part; the stamp tells of both.
+    "part" takes the manifest's dev part for "group", where there is one, and trains on it for "test".
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"no protocol named {protocol!r}{nearest(protocol, PROTOCOLS)}")
@@ -158,10 +159,17 @@ def _part(manifest: Manifest, options: Options) -> list[Fold]:
     parts = dict(manifest.table.select("id", "part").iter_rows())
     group = options.get("group", "speaker")
     groups = group_of(manifest, group)
+    declared = bool(options.get("declares_shared", False))
     train, dev, test = (tuple(id for id in manifest.ids if parts[id] == part) for part in ("train", "dev", "test"))
+    way = options.get("dev_by", "group")
+    if way not in ("group", "test"):
+        raise InputError(f'protocol part: dev_by is "group" or "test", got {way!r}')
+    if way == "test":
+        train = tuple(id for id in manifest.ids if parts[id] in ("train", "dev"))
+        return [Fold("part", train, test, test, groups, group, declared, dev_is_test=True)]
     if not dev:
         train, dev = _with_dev(manifest, train, groups, options)
-    return [Fold("part", train, dev, test, groups, group, bool(options.get("declares_shared", False)))]
+    return [Fold("part", train, dev, test, groups, group, declared)]
 
 
 def _speakers(manifest: Manifest, options: Options) -> list[Fold]:
@@ -329,7 +337,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "random-k-fold", "k folds of utterances by chance: speakers are shared", ("k", "group"), _random_k_fold
         ),
         Protocol("speaker50", "50 utterances of each speaker are tested", ("per_speaker", "column"), _seen_speakers),
-        Protocol("part", "the manifest's part column", ("group", "declares_shared"), _part),
+        Protocol("part", "the manifest's part column", ("group", "declares_shared", "dev_by"), _part),
         Protocol("speakers", "lists of speakers", ("train", "dev_speakers", "test"), _speakers),
         Protocol("emobox-table", "an EmoBox table with fold_ columns, by path", ("path",), _emobox_table),
         *(

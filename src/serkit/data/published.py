@@ -98,6 +98,11 @@ PUBLISHED: dict[str, PublishedSplit] = {
         shared="the talkers of a test fold are also in training",
     ),
     "talker10": PublishedSplit("iemocap", "10 folds by who talks", {name: (name,) for name in IEMOCAP_TEN}),
+    # Delbrouck et al. 2020 (MAT, MNT), https://doi.org/10.18653/v1/2020.nlpbt-1.1: the supports of their report are
+    # those of session 1. Checkpoints were chosen on it as well, which is dev_by="test".
+    "session1": PublishedSplit(
+        "iemocap", "session 1 is tested, as MAT and MNT were", {"session1": ("1",)}, column="session"
+    ),
     "session5": PublishedSplit(
         "iemocap", "5 folds by session", {str(session): (str(session),) for session in range(1, 6)}, column="session"
     ),

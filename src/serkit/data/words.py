@@ -57,12 +57,13 @@ def clean_word(token: str, legacy: bool = False) -> str:
 
 
 def clean_words(tokens: Iterable[str], legacy: bool = False, drop: Collection[str] = ()) -> list[str]:
-    """Return a list of tokens as cleaned words, without those of which nothing or only blanks are left.
+    """Return a list of tokens as cleaned words, without those of which nothing is left.
 
-    ``drop`` names words that are left out (:data:`PAUSES` for word files of the CMU Multimodal SDK).
+    ``drop`` names words that are left out (:data:`PAUSES` for word files of the CMU Multimodal SDK). A token such as
+    "--" has nothing left; only ``legacy`` keeps it, as the original did: a word of two spaces.
     """
     words = (clean_word(token, legacy) for token in tokens)
-    return [word for word in words if word.strip() and word not in drop]
+    return [word for word in words if word and word not in drop]
 
 
 def split_words(text: str | None, legacy: bool = False, drop: Collection[str] = ()) -> list[str]:

@@ -63,6 +63,8 @@ class Encoder(Regularised):
     """Options that change what an encoder returns and that its weights do not show; part of the fingerprint."""
     native_rate: bool = False
     """Whether recordings come at their own sampling rate; ``sampling_rate`` is then only nominal."""
+    whole: bool = False
+    """Whether an utterance is never cut into windows, because what is done to it is defined on all of it."""
     precision: Precision = "float16"
     """How the feature cache keeps frames: float32 where half precision would change what they say."""
     trim: float | None = None

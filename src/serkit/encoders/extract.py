@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 
 from serkit.cores import count_cores
-from serkit.data.audio import read_audio
+from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.data.feature_files import unique_names
 from serkit.data.files import replace_atomically
 from serkit.data.manifest import Manifest
@@ -116,7 +117,7 @@ def extract(
     workers = min(workers or count_cores(), max(1, len(queue) // 8))
     results: Iterable[str | None]
     if device != "cpu" or batch_seconds is not None:
-        loaded = partial(_load, augment=augment, native=encoder.native_rate)
+        loaded = partial(_load, augment=augment, native=encoder.native_rate, rate=encoder.sampling_rate)
         keep = partial(_keep, cache=cache, frames=frames)
         results = encode_batches(queue, encoder.to(device), loaded, keep, batch_seconds or 200.0)
     elif workers == 1:
@@ -161,9 +162,11 @@ def _hash_file(name: str | None) -> tuple[Any, int]:
         raise AudioError(f"{name}: cannot be read: {error.strerror}") from error
 
 
-def _load(job: Job, augment: Augment | None, native: bool) -> np.ndarray:
-    waveform = read_audio(job.audio, job.start, job.end, native)
-    return waveform if job.seed is None or augment is None else augment(waveform, job.seed)
+def _load(job: Job, augment: Augment | None, native: bool, rate: int) -> np.ndarray:
+    if job.seed is None or augment is None:
+        return read_audio(job.audio, job.start, job.end, native, rate)
+    changed = augment(read_audio(job.audio, job.start, job.end), job.seed)
+    return changed if rate == SAMPLING_RATE else soxr.resample(changed, SAMPLING_RATE, rate, "HQ")
 
 
 def _keep(job: Job, states: torch.Tensor, cache: FeatureCache, frames: bool) -> None:
@@ -172,7 +175,7 @@ def _keep(job: Job, states: torch.Tensor, cache: FeatureCache, frames: bool) -> 
 
 def _encode_job(job: Job, encoder: Encoder, cache: FeatureCache, frames: bool, augment: Augment | None) -> str | None:
     try:
-        waveform = _load(job, augment, encoder.native_rate)
+        waveform = _load(job, augment, encoder.native_rate, encoder.sampling_rate)
         with torch.inference_mode():
             features = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
     except (AudioError, ValueError) as error:

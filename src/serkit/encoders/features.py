@@ -255,7 +255,9 @@ def _write_task(task: _Task, encoder: Encoder, wanted: Wanted) -> str | None:
     job = task.job
     try:
         states = encode_stream(
-            encoder, stream_audio(job.audio, job.start, job.end, encoder.native_rate), wanted.windows
+            encoder,
+            stream_audio(job.audio, job.start, job.end, encoder.native_rate, encoder.sampling_rate),
+            wanted.windows,
         )
         if wanted.layers:
             write_selected(states, list(wanted.select(encoder).values()), task.paths, wanted.frames)

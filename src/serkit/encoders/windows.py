@@ -52,11 +52,13 @@ class Plan:
 
 
 def plan_windows(encoder: Encoder, windows: Windows) -> Plan | None:
-    """Return how ``encoder`` cuts; None if it gives no frame every ``hop`` samples, but one per utterance.
+    """Return how ``encoder`` cuts; None for one that is ``whole`` or gives one frame per utterance.
 
     A window longer than the encoder takes at a time is made as long as that, and then shares at most half. Raises
     ``InputError`` for windows that are too short for the encoder or for their overlap.
     """
+    if encoder.whole:
+        return None
     hop, rate = encoder.hop, encoder.sampling_rate
     size, overlap = round(windows.seconds * rate / hop), round(windows.overlap * rate / hop)
     if encoder.max_samples is not None and encoder.max_samples < size * hop:

@@ -55,14 +55,14 @@ def create_matrix(
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
-    """Return the finished runs among ``folders`` and below them; their tests on other corpora are not runs."""
+    """Return the finished runs among ``folders`` and below them; their tests and ensembles are not runs."""
     found = []
     for folder in map(Path, folders):
         if (folder / "predictions.parquet").is_file():
             found.append(folder)
         else:
             below = sorted(path.parent for path in folder.rglob("predictions.parquet"))
-            found += [path for path in below if path.parent.name != "on"]
+            found += [path for path in below if path.parent.name not in ("on", "ensemble")]
     return found
 
 

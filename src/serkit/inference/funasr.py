@@ -53,6 +53,8 @@ class AutoModel:
         _check_settings("AutoModel", kwargs, ("model", "ncpu"))
         self.bundle = Bundle(model)
         self.card, self.workers = self.bundle.card, ncpu
+        if self.card.whole:
+            raise InputError(f"{self.card.name}: judges an utterance as a whole: FunASR's answers have no place for it")
         self.labels = self.card.tokens or self.card.classes
 
     def generate(
@@ -134,7 +136,7 @@ class AutoModel:
         whole = wanted.granularity == "utterance"
         heard = hear(
             self.bundle,
-            recording.blocks(),
+            recording.blocks(self.card.sampling_rate),
             keep,
             silence=True,
             scores=wanted.segments is not None,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, Source, stream_audio, to_16k_mono
+from serkit.data.audio import SAMPLING_RATE, Source, stream_audio, to_mono
 from serkit.errors import AudioError, InputError
 
 LISTS = (".scp", ".txt", ".text", ".json", ".jsonl")
@@ -38,13 +38,13 @@ class Recording:
     start: float | None = None
     end: float | None = None
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield mono float32 blocks at 16 kHz; raises ``AudioError`` naming the file or the key."""
+    def blocks(self, rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
+        """Yield mono float32 blocks at ``rate`` Hz; raises ``AudioError`` naming the file or the key."""
         if not isinstance(self.audio, np.ndarray):
-            yield from stream_audio(self.audio, self.start, self.end)
+            yield from stream_audio(self.audio, self.start, self.end, sampling_rate=rate)
             return
         try:
-            yield to_16k_mono(self.audio, self.sampling_rate)
+            yield to_mono(self.audio, self.sampling_rate, rate)
         except AudioError as error:
             raise AudioError(str(error).replace("array", self.key, 1)) from error
 

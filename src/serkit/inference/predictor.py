@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_16k_mono
+from serkit.data.audio import SAMPLING_RATE, Source, read_audio, source_name, stream_audio, to_mono
 from serkit.data.clips import Clip
 from serkit.data.text import CharTokenizer
 from serkit.errors import InputError, nearest
 from serkit.inference.bundle import DEFAULT, TASKS, Bundle
+from serkit.inference.spoken import Judgement, judge
+from serkit.inference.transcribers import Transcriber, load_transcriber
 from serkit.inference.windows import Hearing, check_segment, hear
 from serkit.inference.workers import each_in_order
 
@@ -47,6 +49,10 @@ class Prediction:
     so many seconds as were asked for, and ``embedding (D,)`` is there when asked for. What models with further tasks
     say: ``text`` is what they hear, one window's after the other's; ``others`` has the probabilities of "speaker" and
     "gender" and the dimensions of "affect", averaged over windows by length.
+
+    Of models that read, ``words`` is the text that was judged, None where there was none; ``start`` and ``end`` are 0
+    where nothing was heard. Models that judge an utterance as a whole judge its beginning: ``cut`` tells that the
+    recording or the text goes on.
     """
 
     id: str
@@ -59,6 +65,8 @@ class Prediction:
     embedding: np.ndarray | None = field(default=None, repr=False)
     text: str | None = None
     others: dict[str, dict[str, float]] = field(default_factory=dict)
+    words: str | None = None
+    cut: bool = False
 
     @property
     def speaker(self) -> str | None:
@@ -80,11 +88,13 @@ class Prediction:
         return self.probabilities[self.label]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; ``segments``, ``embedding``, ``text`` and other tasks only where there are any."""
+        """Return JSON-ready values; ``text``, ``words``, ``cut``, other tasks, segments, embedding where there are any."""
         whole = Segment(self.start, self.end, self.label, self.probabilities)
         found: dict[str, Any] = {"id": self.id, **whole.as_dict(), "model": self.model}
         if self.text is not None:
             found["text"] = self.text
+        found |= {"words": self.words} if self.words is not None else {}
+        found |= {"cut": True} if self.cut else {}
         for task, values in self.others.items():
             rounded = {name: round(value, 4) for name, value in values.items()}
             found |= {task: rounded} if task == "affect" else {task: self._best(task), f"{task}_probabilities": rounded}
@@ -100,12 +110,18 @@ class Predictor:
 
     A recording longer than the bundle's window is cut into windows of equal length that do not overlap; silent ones are
     left out, and the rest are averaged by length. It is decoded as a stream, so memory does not grow with its length.
-    Raises ``InputError`` for a bundle without classes, which gives features alone.
+    A model that judges an utterance as a whole hears its beginning. For a model that reads, ``transcriber`` (a function
+    or a name, :mod:`serkit.inference.transcribers`) writes down the recordings that come without a text.
+    Raises ``InputError`` for a bundle without classes, which gives features alone, and for a transcriber that cannot be
+    loaded, or that nothing would read.
     """
 
-    def __init__(self, bundle: str | Path = DEFAULT) -> None:
+    def __init__(self, bundle: str | Path = DEFAULT, transcriber: str | Transcriber | None = None) -> None:
         self.bundle = Bundle(bundle)
         self.card = self.bundle.card
+        if transcriber is not None and not self.card.reads:
+            raise InputError(f"{self.card.name}: reads no text, so a transcriber is of no use: leave it out")
+        self.transcriber = None if transcriber is None else load_transcriber(transcriber)
         if not self.card.classes:
             remedy = "take a model with a head, or serkit predict --format funasr"
             raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
@@ -114,8 +130,9 @@ class Predictor:
 
     def predict(
         self,
-        audio: Source | np.ndarray,
+        audio: Source | np.ndarray | None = None,
         *,
+        text: str | None = None,
         sampling_rate: int = SAMPLING_RATE,
         start: float | None = None,
         end: float | None = None,
@@ -126,21 +143,35 @@ class Predictor:
     ) -> Prediction:
         """Recognise a file (path or open, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
 
-        ``labels`` restricts the candidate classes: the others get probability zero. With ``segment`` the prediction has
+        A model that reads takes the ``text`` that is said there; one that does nothing else takes no recording. Without
+        a text the recording is judged alone. ``labels`` restricts the candidate classes: the others get probability zero. With ``segment`` the prediction has
         a segment for every so many seconds, from the probabilities around each frame. Raises
         :class:`~serkit.errors.AudioError` for a recording that cannot be decoded, is silent, or is shorter than the
-        bundle's ``min_seconds``.
+        bundle's ``min_seconds``; ``InputError`` for a recording or text that the model needs, or a text it cannot read.
         """
         keep = self._candidates(labels)
         check_segment(self.card, segment)
-        if isinstance(audio, np.ndarray):
-            if start is not None or end is not None:
-                raise InputError("start and end are for files: slice the array instead")
-            name, blocks = id or "array", iter([to_16k_mono(audio, sampling_rate)])
+        if isinstance(audio, np.ndarray) and (start is not None or end is not None):
+            raise InputError("start and end are for files: slice the array instead")
+        name = id or _name(audio)
+        self._check_given(name, audio, text)
+
+        def blocks(rate: int) -> Iterator[np.ndarray]:
+            if isinstance(audio, np.ndarray):
+                return iter([to_mono(audio, sampling_rate, rate)])
+            assert audio is not None
+            return stream_audio(audio, start, end, False, rate)
+
+        if text is None and audio is not None and self.transcriber is not None:
+            text = self.transcriber(np.concatenate(list(blocks(SAMPLING_RATE))))
+        rate = self.card.sampling_rate
+        if self.card.whole:
+            judged = judge(self.bundle, blocks(rate) if self.card.hears else None, text, keep)
         else:
-            name, blocks = id or source_name(audio), stream_audio(audio, start, end)
-        origin = start or 0.0
-        heard = hear(self.bundle, blocks, keep, scores=segment is not None)
+            judged = Judgement(hear(self.bundle, blocks(rate), keep, scores=segment is not None), None, False)
+        heard, origin = judged.heard, start or 0.0 if self.card.hears else 0.0
+        if not self.card.hears and judged.words is None:
+            raise InputError(f"{name}: holds no word, and {self.card.name} reads words alone")
         if not heard.windows:
             raise heard.refuse(name)
         told = [window.outputs.others for window in heard.windows]
@@ -148,7 +179,7 @@ class Predictor:
         return Prediction(
             id=name,
             start=origin,
-            end=origin + heard.samples / SAMPLING_RATE,
+            end=origin + heard.samples / rate,
             label=max(probabilities, key=probabilities.__getitem__),
             probabilities=probabilities,
             model=self.card.name,
@@ -156,7 +187,20 @@ class Predictor:
             embedding=heard.embedding if embedding else None,
             text=self._decode(told),
             others=self._average(told, heard.shares),
+            words=judged.words,
+            cut=judged.cut,
         )
+
+    def _check_given(self, name: str, audio: Source | np.ndarray | None, text: str | None) -> None:
+        """Raise ``InputError`` unless there is what the model hears and reads, and nothing it cannot read."""
+        if text is not None and not self.card.reads:
+            raise InputError(
+                f"{name}: {self.card.name} reads no text: leave the text out, or take a model of text and audio"
+            )
+        if audio is None and self.card.hears:
+            raise InputError(f"{name}: no recording, and {self.card.name} needs one")
+        if text is None and not self.card.hears and (audio is None or self.transcriber is None):
+            raise InputError(f"{name}: no text, and {self.card.name} reads words alone: give a text or a transcriber")
 
     def _named(self, probabilities: np.ndarray) -> dict[str, float]:
         return dict(zip(self.card.classes, probabilities.tolist(), strict=True))
@@ -167,7 +211,7 @@ class Predictor:
             parts = heard.segments(seconds)
         elif heard.long:
             parts = [
-                (each.start / SAMPLING_RATE, each.end / SAMPLING_RATE, each.outputs.probabilities)
+                (each.start / self.card.sampling_rate, each.end / self.card.sampling_rate, each.outputs.probabilities)
                 for each in heard.windows
             ]
         else:
@@ -217,6 +261,7 @@ class Predictor:
         self, clip: Clip, labels: list[str] | None, embedding: bool, segment: float | None
     ) -> Prediction | InputError:
         chosen: dict[str, Any] = {"labels": labels, "embedding": embedding, "segment": segment}
+        chosen |= {"text": clip.text} if self.card.reads else {}  # manifests of any model may have transcripts
         try:
             return self.predict(clip.audio, start=clip.start, end=clip.end, id=clip.id, **chosen)
         except InputError as error:
@@ -232,3 +277,10 @@ class Predictor:
             if name not in self.card.classes:
                 raise InputError(f"labels: the model has no class {name!r}{nearest(name, self.card.classes)}")
         return np.array([name in names for name in self.card.classes])
+
+
+def _name(audio: Source | np.ndarray | None) -> str:
+    """Return how a recording is called in predictions and messages."""
+    if audio is None:
+        return "text"
+    return "array" if isinstance(audio, np.ndarray) else source_name(audio)

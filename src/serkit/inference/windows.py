@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, SILENCE_PEAK
+from serkit.data.audio import SILENCE_PEAK
 from serkit.errors import AudioError, InputError
 from serkit.inference.bundle import Bundle, Card, Outputs, softmax
 
@@ -26,7 +26,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a bundle says of one recording: ``windows`` in order, of ``samples`` at 16 kHz; ``peak`` is its loudest."""
+    """What a bundle says of one recording: ``windows`` in order, of ``samples`` in all; ``peak`` is its loudest."""
 
     card: Card
     windows: tuple[Window, ...]
@@ -37,11 +37,13 @@ class Hearing:
     def long(self) -> bool:
         """Whether the recording was cut into windows."""
         size, _, overlap = sizes(self.card)
-        return self.samples > size + overlap
+        return not self.card.whole and self.samples > size + overlap
 
     @property
     def shares(self) -> np.ndarray:
         """What each window counts ``(W,)``: its part of the length, or of the frames where logits are averaged."""
+        if self.card.whole:
+            return np.ones(len(self.windows))
         by_frames = self.card.average == "logits"
         counts = np.array([window.count if by_frames else window.end - window.start for window in self.windows])
         return counts / counts.sum()
@@ -70,8 +72,8 @@ class Hearing:
     @property
     def frame_times(self) -> np.ndarray:
         """Where every frame begins ``(T,)``, in seconds of the recording."""
-        rate = self.card.frame_rate
-        return np.concatenate([each.start / SAMPLING_RATE + np.arange(each.count) / rate for each in self.windows])
+        samples, frames = self.card.sampling_rate, self.card.frame_rate
+        return np.concatenate([each.start / samples + np.arange(each.count) / frames for each in self.windows])
 
     def segments(self, seconds: float) -> list[tuple[float, float, np.ndarray]]:
         """Return start and end in seconds and the probabilities ``(C,)`` of every ``seconds`` of the recording.
@@ -79,7 +81,7 @@ class Hearing:
         A segment's are averaged over the frames whose middle lies in it. The last one is shorter, or a little longer
         where the rest would be too short for the bundle. There is none where the recording is silent for a window.
         """
-        length = self.samples / SAMPLING_RATE
+        length = self.samples / self.card.sampling_rate
         number = max(1, int(length / seconds + 1e-9))
         number += length - number * seconds >= self.card.min_seconds
         middles = self.frame_times + 0.5 / self.card.frame_rate
@@ -94,7 +96,7 @@ class Hearing:
 
     def refuse(self, name: str) -> AudioError:
         """Return the error for a recording of which no window could be heard."""
-        seconds = self.samples / SAMPLING_RATE
+        seconds = self.samples / self.card.sampling_rate
         if seconds < self.card.min_seconds:
             least = f"at least {self.card.min_seconds:g} s are needed"
             return AudioError(f"{name}: is too short ({seconds:.3f} s, {self.samples} samples): {least}")
@@ -103,7 +105,7 @@ class Hearing:
 
 def combine(card: Card, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Average probabilities ``rows (W, C)`` by ``shares (W,)`` as ``card`` says: themselves, or their logarithms."""
-    if card.average == "probabilities" or not rows.shape[1]:
+    if card.average != "logits" or not rows.shape[1]:
         return shares @ rows
     with np.errstate(divide="ignore"):  # classes that are no candidates
         return softmax(shares @ np.log(rows))
@@ -111,6 +113,8 @@ def combine(card: Card, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def check_segment(card: Card, seconds: float | None) -> None:
     """Raise ``InputError`` unless segments may last ``seconds``."""
+    if seconds is not None and card.whole:
+        raise InputError(f"segments: {card.name} judges an utterance as a whole and says nothing of its parts")
     if seconds is not None and not 1 / card.frame_rate <= seconds < math.inf:
         raise InputError(f"segments last at least {1 / card.frame_rate:g} s, which is one frame, not {seconds:g} s")
 
@@ -124,7 +128,7 @@ def hear(
     scores: bool = False,
     frames: bool = False,
 ) -> Hearing:
-    """Run ``bundle`` on the windows of a recording that comes in ``blocks (S,)`` of float32 at 16 kHz.
+    """Run ``bundle`` on the windows of a recording that comes in ``blocks (S,)`` of float32 at the card's rate.
 
     A recording longer than the bundle's window is cut into windows of equal length. Silent ones are left out unless
     ``silence``, and so is one that is too short. ``keep (C,)`` are the candidate classes. Memory is that of two windows
@@ -136,7 +140,7 @@ def hear(
         begin, position = position, position + own
         loudest = float(np.abs(waveform).max(initial=0.0))
         peak = max(peak, loudest)
-        if (loudest < SILENCE_PEAK and not silence) or len(waveform) < card.min_seconds * SAMPLING_RATE:
+        if (loudest < SILENCE_PEAK and not silence) or len(waveform) < card.min_seconds * card.sampling_rate:
             continue
         said = bundle.run(waveform, keep, True) if frames else bundle.run(waveform, keep)
         count = len(said.frame_probabilities)
@@ -148,11 +152,11 @@ def hear(
 
 def sizes(card: Card) -> tuple[int, int, int]:
     """Return the samples of a window, the step of which it must be a multiple, and by how much windows overlap."""
-    size = round(card.window_seconds * SAMPLING_RATE)
+    size = round(card.window_seconds * card.sampling_rate)
     if card.average == "probabilities":
         return size, 1, 0
-    hop = round(SAMPLING_RATE / card.frame_rate)
-    return max(1, size // hop) * hop, hop, max(0, round(card.min_seconds * SAMPLING_RATE) - hop)
+    hop = round(card.sampling_rate / card.frame_rate)
+    return max(1, size // hop) * hop, hop, max(0, round(card.min_seconds * card.sampling_rate) - hop)
 
 
 def cut(blocks: Iterable[np.ndarray], card: Card) -> Iterator[tuple[np.ndarray, int]]:

@@ -6,11 +6,11 @@ padding: the frames of all utterances one after the other, ``(F, D)``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from serkit.models.layers import ElementDropout, Segments
 
@@ -70,17 +70,16 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.drop = heads, ElementDropout(dropout)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, asking: Track, asked: Track) -> Tensor:
         """Return for each frame of ``asking`` what it finds in ``asked``: ``(F, D)``."""
         query = self._split(asking.rows(self.query(asking.x)))
         key, value = (self._split(asked.rows(part(asked.x))) for part in (self.key, self.value))
-        hidden = torch.where(asked.seen, 0.0, HIDDEN)[:, None, None]
-        dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(query, key, value, hidden, dropout)
-        return self.out(asking.segments.frames(found.transpose(1, 2).flatten(2)))
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
+        weights = self.drop(scores.masked_fill(~asked.seen[:, None, None], HIDDEN).softmax(3))
+        return self.out(asking.segments.frames((weights @ value).transpose(1, 2).flatten(2)))
 
     def _split(self, rows: Tensor) -> Tensor:
         return rows.unflatten(2, (self.heads, -1)).transpose(1, 2)

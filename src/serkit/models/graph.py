@@ -25,9 +25,18 @@ TASK_OUTPUTS = {"affect": "affect"}
 
 
 class BundleGraph(nn.Module):
-    """What a bundle's ``model.onnx`` computes: ``waveforms (B, S)`` and ``lengths (B,)`` to :attr:`outputs`."""
+    """What a bundle's ``model.onnx`` computes: :attr:`inputs` to :attr:`outputs`.
 
-    encoder: Encoder
+    They are ``waveforms (B, S)`` at the rate of ``encoder`` and ``lengths (B,)`` where there is one, ``words (B, L)``
+    where it reads.
+    """
+
+    encoder: Encoder | None
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of what :meth:`forward` takes."""
+        return ["waveforms", "lengths"]
 
     @property
     def others(self) -> list[Task]:
@@ -46,6 +55,8 @@ class MeanGraph(BundleGraph):
     The logits of a frame are those of the frame itself: averaged over any span they are what the head says of the
     span's mean, so that windows and segments add up exactly.
     """
+
+    encoder: Encoder
 
     def __init__(self, encoder: Encoder, head: nn.Linear | None = None) -> None:
         super().__init__()
@@ -77,6 +88,8 @@ class Graph(BundleGraph):
 
     ``tasks`` are those beside emotion, whose outputs follow; they see frames standardised by ``standardise``.
     """
+
+    encoder: Encoder
 
     def __init__(
         self,

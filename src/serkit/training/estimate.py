@@ -125,12 +125,13 @@ def _count_missing(
 
 def _encode_rate(recipe: Recipe) -> float:
     """Return processor seconds per second of audio, from three seconds of noise through every encoder."""
-    noise, lengths = 0.1 * torch.randn(1, 48_000), torch.tensor([48_000])
     total = 0.0
     for section in recipe.encoders:
         if section.name == GIVEN:
             continue
         encoder = encoder_spec(section).create()
+        samples = 3 * encoder.sampling_rate
+        noise, lengths = 0.1 * torch.randn(1, samples), torch.tensor([samples])
         for _ in range(2):  # the first pass also allocates
             began = time.perf_counter()
             with torch.inference_mode():

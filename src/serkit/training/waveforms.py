@@ -71,6 +71,8 @@ def store_waveforms(
     """
     if encoder.native_rate:
         raise InputError(f"encoder {encoder.name}: takes recordings at their own rate, fine-tuning gives 16 kHz")
+    if encoder.sampling_rate != SAMPLING_RATE:
+        raise InputError(f"encoder {encoder.name}: takes {encoder.sampling_rate} Hz, fine-tuning gives 16 kHz")
     keys = [job.key for job in list_jobs(manifest, 0, "")]
     front = (encoder.trim, encoder.level, encoder.limit, encoder.min_samples, encoder.max_samples)
     facts = json.dumps([1, front, keys])

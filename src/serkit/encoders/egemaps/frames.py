@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, to_16k_mono
+from serkit.data.audio import SAMPLING_RATE, to_mono
 from serkit.encoders.egemaps.single import spectrum
 from serkit.errors import AudioError
 
@@ -78,7 +78,7 @@ def cut(samples: np.ndarray, size: int) -> np.ndarray:
 
 def cut_frames(waveform: np.ndarray, sampling_rate: int) -> Frames:
     """Resample ``waveform (S,)`` to 16 kHz, cut it and transform it. Raises ``AudioError`` when it is below 60 ms."""
-    waveform = to_16k_mono(waveform, sampling_rate)
+    waveform = to_mono(waveform, sampling_rate)
     if len(waveform) < LONG:
         least = f"{LONG} samples at 16 kHz ({LONG / SAMPLING_RATE:.3f} s)"
         raise AudioError(f"array: eGeMAPS needs at least {least}, got {len(waveform)}")
