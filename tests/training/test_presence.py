@@ -168,7 +168,7 @@ def finished(root, tmp_path_factory) -> Path:
 
 def test_a_finished_run_is_carried_on(root, finished):
     before = (finished / "predictions.parquet").read_bytes()
-    made, said = run("train", root / "several.toml", *HEADS["pooled"], "-o", finished, "--cache", root / "cache")
+    made, _ = run("train", root / "several.toml", *HEADS["pooled"], "-o", finished, "--cache", root / "cache")
     assert made.exit_code == 0 and (finished / "predictions.parquet").read_bytes() == before
     recorded = load_recipe(finished / "recipe.toml")
     assert recorded.multi and recorded.training.balance == "none" and recorded.training.monitor == "loss"
