@@ -64,7 +64,7 @@ class PickleReader:
     """
 
     what = "a pickle of plain data"
-    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]?")
+    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d*|O[48]?")
     only = "only numbers and text are read"
 
     def __init__(self, content: bytes, path: Path, allowed: Collection[str]) -> None:
@@ -92,7 +92,7 @@ class PickleReader:
             if code == b"S":
                 yield "STRING", self._string()
                 continue
-            instruction = pickletools.code2op[code.decode("latin-1")]
+            instruction = INSTRUCTIONS[code]
             yield instruction.name, instruction.arg.reader(self.file) if instruction.arg else None
 
     def _string(self) -> str:
@@ -229,8 +229,7 @@ class PickleReader:
             content = _content(content)
             if len(content) != math.prod(shape) * kind.itemsize:
                 raise ValueError("an array has other bytes than its shape says")
-            flat = np.frombuffer(content, kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
-            flat = flat.astype(kind.newbyteorder("="))
+            flat = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
         return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
@@ -249,6 +248,7 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+INSTRUCTIONS = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from serkit.data.vectors import load_vectors
 from torch import Tensor
 
 from serkit.data.manifest import Manifest
+from serkit.data.vectors import load_vectors
 from serkit.data.words import Vocabulary, split_words
 from serkit.errors import InputError
 from serkit.models.fusion import FusionConfig, create_fusion, restore_fusion
