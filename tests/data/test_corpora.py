@@ -59,7 +59,7 @@ def column(manifest, name):
 
 def test_the_corpora_are_listed_by_name():
     few = "cremad emodb emovo iemocap ravdess savee tess"
-    more = "aesdd cafe emozionalmente esd jl meld mesd msppodcast nemo shemo subesco urdu"
+    more = "aesdd cafe emozionalmente esd jl meld mesd mosei mosi msppodcast nemo shemo subesco urdu"
     assert list(CORPORA) == sorted(f"{few} {more}".split())
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serkit.data.feature_columns import split_feature
 from serkit.data.labels import LabelScheme
 from serkit.data.manifest import SCHEMA, Manifest
 from serkit.errors import InputError
@@ -250,6 +251,51 @@ def test_concat_fills_columns_that_one_manifest_lacks():
     assert both.table["word"].to_list() == ["back", None]
 
 
+# Given features
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_files_of_feature_columns_move_with_the_manifest(tmp_path, ending):
+    here, other = tmp_path / "here", tmp_path / "other"
+    row = {
+        "id": "a",
+        "audio": f"{here}/a.wav",
+        "features": f"{here}/f/a.npy",
+        "audio_features": f"{here}/all.npz#audio[7]",
+        "visual_features": f"{other}/all.npz#v#1",
+        "elsewhere": f"{here}/all.npz#x",
+    }
+    manifest = Manifest.from_rows([row, {"id": "b", "audio": f"{here}/b.wav", "text_cnn": f"{here}/t.npz#b.npy[0]"}])
+    manifest.write(here / f"m.{ending}")
+    if ending == "jsonl":
+        written = json.loads((here / "m.jsonl").read_text().splitlines()[0])
+        assert (written["features"], written["audio_features"]) == ("f/a.npy", "all.npz#audio[7]")
+        assert written["visual_features"] == f"{other}/all.npz#v#1" and written["elsewhere"] == f"{here}/all.npz#x"
+    assert Manifest.read(here / f"m.{ending}").table.equals(manifest.table)
+    here.rename(tmp_path / "moved")
+    moved = Manifest.read(tmp_path / "moved" / f"m.{ending}")
+    assert moved.table["features"][0] == f"{tmp_path}/moved/f/a.npy"
+    assert moved.table["text_cnn"].to_list() == [None, f"{tmp_path}/moved/t.npz#b.npy[0]"]
+    assert moved.table["visual_features"][0] == f"{other}/all.npz#v#1"
+    ours = Manifest(moved.table.drop("elsewhere"))
+    assert ours.fingerprint() == Manifest(manifest.table.drop("elsewhere")).fingerprint()
+    changed = ours.table.with_columns(features=pl.lit("f/b.npy"))
+    assert Manifest(changed).fingerprint() != ours.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        ("a/b.npz#name[3]", ("a/b.npz", "#name[3]")),
+        ("a#1/b.npz#x#y", ("a#1/b.npz", "#x#y")),
+        ("a.npz.d/b.npy", ("a.npz.d/b.npy", "")),
+        ("other.h5#x", ("other.h5#x", "")),
+    ],
+)
+def test_a_feature_s_file_ends_before_its_name(value, parts):
+    assert split_feature(value) == parts
+
+
 # Judging
 
 
@@ -290,6 +336,26 @@ def test_duplicates_are_found_by_id_and_by_file_and_span(clip):
         {"id": "b", "audio": clip, "end": 0.5},
     ]
     assert kinds(Manifest.from_rows(rows)) == [("duplicate-id", "a"), ("duplicate-audio", "b")]
+
+
+def test_a_manifest_without_any_recording_needs_text_or_features(clip, tmp_path):
+    (tmp_path / "a.npz").touch()
+    rows = [{"id": "a", "text": "so"}, {"id": "b", "text": "so"}, {"id": "c", "audio": None, "text": "good"}]
+    assert Manifest.from_rows(rows).without_audio
+    assert kinds(Manifest.from_rows(rows)) == []
+    featured = Manifest.from_rows([{"id": "a", "audio": None, "features": f"{tmp_path / 'a.npz'}#a"}])
+    assert kinds(featured) == []
+    assert kinds(Manifest.from_rows([*rows, {"id": "d"}])) == [("missing-file", "d")]
+    mixed = Manifest.from_rows([*rows, {"id": "d", "audio": clip}])
+    assert not mixed.without_audio
+    assert kinds(mixed) == [("missing-file", "a"), ("missing-file", "b"), ("missing-file", "c")]
+
+
+def test_features_that_are_not_there_are_named(tmp_path):
+    rows = [{"id": id, "audio": None, "text": "so", "audio_features": f"{tmp_path}/x.npz#m[{id}]"} for id in "01"]
+    first, second = Manifest.from_rows(rows).validate()
+    assert (first.kind, first.id, second.id) == ("missing-file", "0", "1")
+    assert first.message == f"audio_features: {tmp_path}/x.npz: no such file"
 
 
 def test_a_file_that_is_no_recording_is_unreadable(tmp_path):

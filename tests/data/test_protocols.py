@@ -609,6 +609,39 @@ def test_recording10_is_the_papers_folds_and_says_that_talkers_are_shared(iemoca
     assert shared_speakers(stamp(folds)) == 2
 
 
+def test_session1_has_the_supports_that_were_published_for_mat(iemocap):
+    manifest, _ = iemocap
+    (fold,) = create_folds(manifest, "session1", dev=0)
+    label = dict(manifest.table.select("id", "emotion").rows())
+    tested, trained = (Counter(label[id] for id in part) for part in (fold.test, fold.train))
+    codes = ("e0", "e1", "e3", "e2")  # neutral, happy, sad, angry
+    assert [tested[code] for code in codes] == [384, 278, 194, 229]
+    assert [trained[code] for code in codes] == [1324, 1358, 890, 874]
+    assert (len(fold.test), len(fold.train), fold.shared) == (1085, 4446, 0)
+    (own,) = create_folds(manifest, "session1")
+    assert set(own.train) | set(own.dev) == set(fold.train) and own.shared == 0 and own.dev_shared == 0
+    (published,) = create_folds(manifest, "session1", dev_by="test")
+    assert published.dev == published.test == fold.test and published.train == fold.train
+    assert stamp([published]).endswith("; chosen on the test part, speakers shared with train: 0")
+
+
+def test_part_may_be_chosen_on_the_test_part_and_says_so():
+    parts = {"a": "train", "b": "train", "c": "dev", "d": "test"}
+    manifest = parted(parts)
+    (fold,) = create_folds(manifest, "part", dev_by="test")
+    assert {fold.groups[id] for id in fold.train} == {"a", "b", "c"} and len(fold.train) == 9
+    assert {fold.groups[id] for id in fold.test} == {"d"} and fold.dev == fold.test
+    assert stamp([fold]).endswith("; chosen on the test part, speakers shared with train: 0")
+    (without,) = create_folds(parted({**parts, "c": "train"}), "part", dev_by="test")
+    assert (set(without.train), without.dev) == (set(fold.train), fold.test)
+    assert create_folds(manifest, "part", dev_by="group") == create_folds(manifest, "part")
+    shared = manifest.table.with_columns(speaker=pl.lit("x"))
+    with pytest.raises(InputError, match="speaker 'x' is in training and test"):
+        create_folds(Manifest(shared), "part", dev_by="test")
+    with pytest.raises(InputError, match='dev_by is "group" or "test", got \'chance\''):
+        create_folds(manifest, "part", dev_by="chance")
+
+
 def test_talker10_and_session5_share_nobody(iemocap):
     manifest, _ = iemocap
     talkers, sessions = (create_folds(manifest, name, dev=0) for name in ("talker10", "session5"))

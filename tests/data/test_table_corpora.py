@@ -11,6 +11,7 @@ from collections import Counter
 import polars as pl
 import pytest
 
+from serkit.cli import app
 from serkit.data.corpora import find_corpus, prepare_corpus, read_rows
 from serkit.data.manifest import EMOBOX_CLASSES
 from serkit.data.protocols import create_folds
@@ -221,7 +222,7 @@ def meld(tmp_path_factory, reference_file, make_files):
 def test_meld_as_it_occurs_agrees_with_emobox(meld):
     table, manifest = meld
     corpus = find_corpus("meld")
-    assert (len(manifest), manifest.table["speaker"].n_unique()) == (corpus.utterances, corpus.speakers)
+    assert (len(manifest), manifest.table["speaker"].n_unique()) == (corpus.utterances - 2, corpus.speakers)
     expected = {key.partition("-")[2]: EMOBOX_CLASSES[emotion] for key, emotion in table.select("key", "emo").rows()}
     assert column(manifest, "emotion") == expected
     parts = {key.partition("-")[2]: part.replace("valid", "dev") for key, part in table.select("key", "fold_1").rows()}
@@ -246,6 +247,38 @@ def test_the_split_of_meld_shares_speakers_and_says_so(meld):
         create_folds(meld[1], "part")
     (fold,) = create_folds(meld[1], "part", declares_shared=True)
     assert (len(fold.train), len(fold.dev), len(fold.test)) == (9988, 1108, 2610)
+
+
+@pytest.fixture(scope="module")
+def meld_tables(reference_file):
+    root = reference_file("meld/train_sent_emo.csv").parent
+    with pytest.warns(UserWarning) as caught:
+        manifest = prepare_corpus("meld", root)
+    assert [str(one.message) for one in caught] == [f"{root}: holds no clip: audio is empty, the texts are there"]
+    return manifest
+
+
+def test_meld_s_tables_alone_are_all_its_texts(meld_tables):
+    assert (len(meld_tables), counts(meld_tables, "audio")) == (find_corpus("meld").utterances, {None: 13_708})
+    assert counts(meld_tables, "part") == {"train": 9989, "dev": 1109, "test": 2610}
+    assert meld_tables.table["text"].null_count() == 0
+    assert meld_tables.validate() == []
+    test = meld_tables.table.filter(pl.col("part") == "test")
+    assert Counter(test["emotion"]) == {
+        "neutral": 1256, "surprised": 281, "fearful": 50, "sad": 208, "happy": 402, "disgusted": 68, "angry": 345,
+    }  # fmt: skip
+    assert Counter(test["sentiment"]) == {"neutral": 1256, "positive": 521, "negative": 833}
+
+
+def test_meld_s_tables_are_prepared_and_checked(reference_file, tmp_path, capsys):
+    path = tmp_path / "meld.parquet"
+    with pytest.warns(UserWarning, match="holds no clip"):
+        folder = reference_file("meld/train_sent_emo.csv").parent
+        app(["prepare", "meld", str(folder), "-o", str(path)], standalone_mode=False)
+    app(["check", str(path)], standalone_mode=False)
+    out = capsys.readouterr()
+    assert "13708 of the 13708 utterances known" in out.out and "no problems found" in out.out
+    assert out.out.count("no utterance has a recording") == 1 and out.err == ""
 
 
 MELD_ROW = {"Sr No.": 1, "Utterance": "I\x92m \x85 here", "Speaker": "Richard\x92s Date", "Emotion": "joy"}

@@ -13,6 +13,7 @@ from emotion2vec_reference import states_of
 from emotion2vec_weights import original_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mel_reference import mel_decibels
 from safetensors.torch import load_file, save_file
 
 from serkit.encoders import create_encoder, list_encoders
@@ -356,6 +357,13 @@ def spectrograms_of_torch(tmp_path, *_):
     yield "mel", [(expected + 1e-12).log()[None]], found
 
 
+def mel_decibels_of_librosa(tmp_path, *_):
+    for seed, rate in enumerate((22_050, 16_000)):
+        clip = speech(24_000, seed, 0.3, 0.2)
+        expected = torch.tensor(mel_decibels(clip.numpy(), rate), dtype=torch.float32)[None]
+        yield f"{rate} Hz", [expected], alone(create_encoder("mat-mel", rate=rate), clip).layers
+
+
 def of_a_folder(name, *variants):
     """Models that ``transformers`` wrote to a folder; ``test_wav2vec2.py`` goes through every build and layer."""
 
@@ -386,6 +394,7 @@ REFERENCES = {
     "whisper": whisper_on_random_weights,
     "egemaps": opensmile_on_tones("LowLevelDescriptors", "egemaps"),
     "egemaps-functionals": opensmile_on_tones("Functionals", "egemaps-functionals"),
+    "mat-mel": mel_decibels_of_librosa,
     "spectrogram": spectrograms_of_torch,
     "wav2vec2": of_a_folder("wav2vec2", "wav2vec2 group post", "hubert layer pre", "data2vec"),
     "wavlm": of_a_folder("wavlm", "wavlm group post", "wavlm layer pre"),

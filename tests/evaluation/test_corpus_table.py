@@ -143,3 +143,31 @@ def test_the_verb(serkit, write_run, tmp_path):
     assert "holds no finished run" in serkit("table", tmp_path / "nothing").err
     with pytest.raises(InputError, match="no published figures of 'emotion3vec': did you mean 'emotion2vec'"):
         create_table([(folder, None)], "emotion3vec")
+
+
+def test_the_figures_of_mat_are_those_of_its_reports():
+    """A report's totals follow from its classes, as far as two decimals tell."""
+    published = read_published("mat")
+    for section in published["corpora"].values():
+        report, figures = section["report"], next(iter(section["figures"].values()))
+        n = np.array(report["support"])
+        totals = {"accuracy": np.average(report["recall"], weights=n), "uar": np.mean(report["recall"]),
+                  "f1_weighted": np.average(report["f1"], weights=n)}  # fmt: skip
+        for metric, value in totals.items():
+            assert figures[metric] == pytest.approx(value, abs=0.0101), (section["title"], metric)
+        p, r = np.array(report["precision"]), np.array(report["recall"])
+        assert np.abs(2 * p * r / (p + r) - report["f1"]).max() < 0.0101
+        assert f"({n.sum()} " in section["protocol"] or f"({n.sum()}, " in section["protocol"]
+    right = {name: section["figures"].get("released, best number of them, chosen on the test part", {})
+             for name, section in published["corpora"].items()}  # fmt: skip
+    counts = {name: made["accuracy"] * sum(published["corpora"][name]["report"]["support"])
+              for name, made in right.items() if made}  # fmt: skip
+    assert counts == pytest.approx({"iemocap": 787, "mosi": 520, "mosei": 3830}, abs=1e-9)
+
+
+def test_figures_of_mat_that_were_not_published_stay_empty(write_run):
+    text = format_table(create_table([(write_run("run", ("mosi",)), "ours")], "mat")).splitlines()
+    best = next(line for line in text if line.startswith("released, best number"))
+    assert best.split()[-3:] == ["79.27", "–", "–"]
+    assert [line.split()[-3:] for line in text if line.startswith("index (paper)")] == [["–", "–", "80.00"]]
+    assert any(line.startswith("note: mosi, published (Delbrouck et al. 2020") for line in text)

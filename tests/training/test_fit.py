@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import runpy
@@ -347,10 +348,8 @@ def reloading(monkeypatch):
 
         head = task.new_head()
         options = with_(task.OPTIONS, **{**RELOADING, **options})
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             fit(head, task.part(24, 1), task.part(9, 2), options, 5, folder, report)
-        except KeyboardInterrupt:
-            pass
         monkeypatch.setattr(fit_module, "_create_optimizer", create)
         return head, seen
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, features, learn, pretrain, search  # isort: skip
+from serkit.cli import recognise, corpora, loudness, features, words, learn, pretrain, search  # isort: skip
 from serkit.cli import judge, ensembles, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "search",
     "statistics",
     "tables",
+    "words",
 ]

@@ -125,8 +125,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="a head of Pepino et al. 2021 (joblib file or .npz), a checkpoint folder of Cai et al. 2021, or "
-            "emotion2vec (folder, .pt file, hub name or preset)"
+            help="a head of Pepino et al. 2021 (joblib file or .npz), a checkpoint folder of Cai et al. 2021, "
+            "emotion2vec (folder, .pt file, hub name or preset), or a data folder of MAT (*_sentences.p)"
         ),
     ],
     output: Annotated[
@@ -134,7 +134,8 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            help="folder to write: model.safetensors with head.json or config.json, for Cai et al. a bundle",
+            help="folder to write: model.safetensors with head.json or config.json; for Cai et al. a bundle, "
+            "for data manifest.parquet and mels.npz",
         ),
     ],
     bundle: Annotated[
@@ -145,6 +146,11 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a foreign model into safetensors and JSON, or into a bundle; nothing in the source is executed."""
+    from serkit.data.sentence_pickles import convert_sentences, is_sentence_folder
+
+    if is_sentence_folder(source):
+        typer.echo(f"{output}: manifest.parquet and mels.npz of {len(convert_sentences(source, output))} utterances")
+        return
     from serkit.encoders.emotion2vec.folders import is_emotion2vec
     from serkit.models.cai import is_cai_checkpoint
     from serkit.models.pepino import load_released, write_head

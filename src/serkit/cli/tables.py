@@ -26,6 +26,7 @@ class Paper(StrEnum):
     """A paper whose figures ``serkit table`` knows."""
 
     emotion2vec = "emotion2vec"
+    mat = "mat"
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Columns of a manifest that name features which others computed.
 
-They say ``FILE.npy``, ``FILE.npz#NAME`` or, for a row of an array, ``FILE.npz#NAME[ROW]``. Their files are absolute in memory and relative to the manifest's folder in files, as audio is.
+They say ``FILE.npy``, ``FILE.npz#NAME`` or, for a row of an array, ``FILE.npz#NAME[ROW]``. Their files are absolute in
+memory and relative to the manifest's folder in files, as audio is.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Record:
     arguments: tuple[Any, ...] = ()
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list, repr=False)  # in the memo of the reader
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PickleReader:
     """
 
     what = "a pickle of plain data"
-    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]?")
+    kinds = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d*|O[48]?")
     only = "only numbers and text are read"
 
     def __init__(self, content: bytes, path: Path, allowed: Collection[str]) -> None:
@@ -92,7 +93,7 @@ class PickleReader:
             if code == b"S":
                 yield "STRING", self._string()
                 continue
-            instruction = pickletools.code2op[code.decode("latin-1")]
+            instruction = INSTRUCTIONS[code]
             yield instruction.name, instruction.arg.reader(self.file) if instruction.arg else None
 
     def _string(self) -> str:
@@ -143,7 +144,10 @@ class PickleReader:
         items.update(zip(entries[::2], entries[1::2], strict=True))
 
     def _memoize(self, place: int | None) -> None:
-        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+        place, entry = len(self.memo) if place is None else place, self.stack[-1]
+        self.memo[place] = entry
+        if isinstance(entry, Record):
+            entry.places.append(place)
 
     def _name(self, text: str) -> None:
         if text not in self.allowed:
@@ -183,8 +187,7 @@ class PickleReader:
         made = self._built(target)
         if made is not target:
             self.stack[-1] = made
-            for place in [place for place, entry in self.memo.items() if entry is target]:
-                self.memo[place] = made
+            self.memo |= {place: made for place in target.places if self.memo[place] is target}
 
     def _built(self, record: Record) -> Any:
         """Return what a record is once it has its state."""
@@ -229,8 +232,7 @@ class PickleReader:
             content = _content(content)
             if len(content) != math.prod(shape) * kind.itemsize:
                 raise ValueError("an array has other bytes than its shape says")
-            flat = np.frombuffer(content, kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
-            flat = flat.astype(kind.newbyteorder("="))
+            flat = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
         return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
@@ -249,6 +251,7 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+INSTRUCTIONS = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,

@@ -126,7 +126,8 @@ def _check_width(path: Path, number: int, line: bytes, dim: int) -> None:
 
 def _parse(path: Path, number: int, fields: list[bytes]) -> np.ndarray:
     try:
-        row = np.array([float(field) for field in fields], np.float32)
+        with np.errstate(over="ignore"):
+            row = np.array([float(field) for field in fields], np.float32)
     except ValueError as error:
         raise InputError(f"{path}: line {number}: {error}") from error
     if not np.isfinite(row).all():

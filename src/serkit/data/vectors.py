@@ -158,12 +158,17 @@ def load_vectors(source: str | Path) -> WordVectors:
 def save_vectors(path: str | Path, words: Sequence[str], matrix: np.ndarray) -> None:
     """Write ``words`` (V,) and their vectors (V, E) to an ``.npz`` file that :func:`load_vectors` reads, atomically."""
     path, matrix = Path(path), np.asarray(matrix, np.float32)
-    if path.suffix.lower() != ".npz":
-        raise InputError(f"{path}: word vectors are written to a file that ends in .npz")
+    check_target(path)
     if matrix.ndim != 2 or len(words) != len(matrix) or not len(words):
         raise InputError(f"{path}: {len(words)} words go with vectors ({len(words)}, E), not {matrix.shape}")
     with replace_atomically(path) as part:
         np.savez_compressed(part, words=np.array(words, np.str_), vectors=matrix)
+
+
+def check_target(path: Path) -> None:
+    """Raise ``InputError`` for a file that :func:`save_vectors` will not write, before the work is done."""
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"{path}: word vectors are written to a file that ends in .npz")
 
 
 def _read_npz(path: Path) -> MatrixVectors:

@@ -30,9 +30,9 @@ TRIM_FRAME, TRIM_HOP, TRIM_FLOOR = 2048, 512, 1e-10
 
 
 def surroundings(index: Tensor, lengths: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
-    """Return where the samples ``index (T, W)`` of utterances that go on past their ends are: ``(B, T, W)``.
+    """Return where samples of utterances that go on past their ends are: ``(B, T, W)`` for ``index (T, W)`` or of each.
 
-    Utterances of ``lengths (B,)`` go on as their own mirror image, again and again, or as zeros; the factors
+    Utterances of ``lengths (B,)`` go on as their own mirror image, again and again, or as zeros; the booleans
     ``(B, T, W)`` say of each sample whether it counts.
     """
     last = (lengths - 1)[:, None, None]
@@ -45,10 +45,25 @@ def surroundings(index: Tensor, lengths: Tensor, padding: Padding) -> tuple[Tens
 
 
 def cut_frames(waveforms: Tensor, lengths: Tensor, index: Tensor, padding: Padding) -> Tensor:
-    """Return the samples ``index (T, W)`` of ``waveforms (B, S)``: ``(B, T, W)``; see :func:`surroundings`."""
+    """Return the samples ``index`` of ``waveforms (B, S)``: ``(B, T, W)``; see :func:`surroundings`."""
     places, counts = surroundings(index, lengths, padding)
-    samples = waveforms.gather(1, places.flatten(1)).unflatten(1, (index.shape[0], index.shape[1]))
+    samples = waveforms.gather(1, places.flatten(1)).unflatten(1, (index.shape[-2], index.shape[-1]))
     return samples * counts if padding == "zeros" else samples
+
+
+def trim_powers(waveforms: Tensor, lengths: Tensor, padding: Padding) -> Tensor:
+    """Return the mean squares ``(B, 1 + S // 512)`` of 2048 samples around every 512th one; 0 past the end."""
+    size, half = waveforms.shape[1], TRIM_FRAME // 2
+    squares = torch.where(frame_mask(lengths, size), waveforms, 0.0).square()
+    blocks = F.avg_pool1d(F.pad(squares, (half, half))[:, None], TRIM_HOP)
+    powers = F.avg_pool1d(blocks, TRIM_FRAME // TRIM_HOP, 1)[:, 0]
+    counts = lengths // TRIM_HOP + 1
+    if padding == "reflect":  # only two frames at either end look past it
+        ends = torch.stack([counts * 0, counts * 0 + 1, counts - 2, counts - 1], 1).clamp(min=0)
+        around = torch.arange(-half, half, device=waveforms.device)
+        frames = cut_frames(waveforms, lengths, (ends * TRIM_HOP)[:, :, None] + around, padding)
+        powers = powers.scatter(1, ends, frames.square().mean(2))
+    return powers.masked_fill(~frame_mask(counts, powers.shape[1]), 0.0)
 
 
 def trim_edges(waveforms: Tensor, lengths: Tensor, top_db: float, padding: Padding) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,11 +74,8 @@ def trim_edges(waveforms: Tensor, lengths: Tensor, top_db: float, padding: Paddi
     scale all is equally silent: an utterance without anything louder stays whole.
     """
     size = waveforms.shape[1]
-    blocks = torch.arange(-(TRIM_FRAME // 2), size + TRIM_FRAME // 2, device=waveforms.device)[None, :]
-    around = cut_frames(waveforms, lengths, blocks, padding).square()
-    powers = F.avg_pool1d(F.avg_pool1d(around, TRIM_HOP), TRIM_FRAME // TRIM_HOP, 1)[:, 0]
+    powers = trim_powers(waveforms, lengths, padding).clamp(min=TRIM_FLOOR)
     real = frame_mask(lengths // TRIM_HOP + 1, powers.shape[1])
-    powers = powers.masked_fill(~real, 0.0).clamp(min=TRIM_FLOOR)
     loud = ((powers > powers.amax(1, keepdim=True) * 10 ** (-top_db / 10)) & real).long()
     start = torch.minimum(loud.argmax(1) * TRIM_HOP, lengths - 1)
     end = torch.minimum((loud.shape[1] - loud.flip(1).argmax(1)) * TRIM_HOP, lengths)

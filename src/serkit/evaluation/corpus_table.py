@@ -26,9 +26,10 @@ from serkit.evaluation.wording import write_columns, write_markdown_table, write
 METRICS = {"accuracy": "WA", "uar": "UA", "f1_weighted": "WF1"}
 CONVENTION = (
     "Percent of the test utterances of all folds counted together, with 95 % intervals (bootstrap over speakers); "
-    "published figures are means over folds, without intervals: the same test only where the protocol is the same."
+    "published figures have no intervals and are means where there are folds: the same test only where the protocol is "
+    "the same."
 )
-PUBLISHED = ("emotion2vec",)
+PUBLISHED = ("emotion2vec", "mat")
 """Papers whose figures :func:`read_published` knows."""
 
 Numbers = dict[str, Any]
@@ -132,7 +133,8 @@ def _published_cells(paper: str, corpora: Sequence[str]) -> list[Numbers]:
         for name, values in section["figures"].items():
             facts = {"protocol": section["protocol"], "stamp": "not recorded", "source": published["paper"]}
             none, counts = dict.fromkeys(("low", "high")), dict.fromkeys(("n", "speakers", "folds", "seeds"))
-            for metric, value in zip(published["metrics"], values, strict=False):
+            named = values if isinstance(values, dict) else dict(zip(published["metrics"], values, strict=False))
+            for metric, value in named.items():
                 cell = {"row": f"{name} (paper)", "corpus": corpus, "metric": metric, "value": value}
                 cells.append({**cell, **none, "fold_mean": value, **counts, **facts})
     return cells

@@ -26,12 +26,14 @@ from serkit.evaluation.ensemble import (
     pool_members,
     rank_members,
 )
-from serkit.evaluation.metrics import FROM_CONFUSION, confusion
+from serkit.evaluation.metrics import FROM_CONFUSION
+from serkit.evaluation.multilabel import OF_ALL, known_rows, label_cells
 from serkit.evaluation.predictions import distinguish_speakers, read_predictions
-from serkit.evaluation.statistics.bootstrap import RESAMPLES, figures, one, tally_confusions
+from serkit.evaluation.statistics.bootstrap import RESAMPLES, Metric, Tally, figures, one, tally, tally_confusions
 from serkit.evaluation.wording import write_columns, write_interval
 
 METRICS = ("accuracy", "uar", "f1_weighted")
+LABEL_METRICS = ("accuracy", "balanced_accuracy", "f1_weighted")  # with several labels at once
 ORDERS = ("dev", "seed")
 ON_TEST = "k chosen on test"
 
@@ -61,10 +63,8 @@ class Ladder:
         for name, part in (("dev", self.members.dev), ("test", self.members.test)):
             if part is not None:
                 chances = self.ask(k, part)
-                found = [self.members.classes[place] for place in chances.argmax(axis=1)]
-                given = {f"p_{label}": chances[:, number] for number, label in enumerate(self.members.classes)}
-                extra = {"seed": pl.lit(0, pl.Int64), "part": pl.lit(name), "prediction": pl.Series(found)}
-                tables.append(part.rows.with_columns(**extra, **{key: pl.Series(one) for key, one in given.items()}))
+                rows = self.members.write_answers(part, chances, chances.argmax(axis=1))
+                tables.append(rows.with_columns(seed=pl.lit(0, pl.Int64), part=pl.lit(name)))
         return pl.concat(tables)
 
 
@@ -93,7 +93,7 @@ def create_ladder(
         places = np.repeat(np.arange(len(members))[:, None], folds, axis=1)
         return Ladder(members, places, way, None, facts | {"order_because": why, "dev_is_test": None})
     monitor = monitor or _monitor(runs)
-    scores = judge_members(members.dev, members.classes, folds, monitor)
+    scores = judge_members(members, members.dev, monitor)
     places = rank_members(scores)
     keys = ["fold", "id"]
     shared = members.dev.rows.select(keys).join(members.test.rows.select(keys), on=keys, how="semi").height
@@ -128,11 +128,13 @@ def create_ensembles(ladder: Ladder, index: int | None = None, resamples: int = 
     """Judge ensembles 1 to n of a ladder on the test part; ready for JSON.
 
     ``steps`` has, for every k, the accuracy of the k-th ``member`` alone and the ensemble's ``accuracy``, ``uar``,
-    ``f1_weighted``, ``right`` and ``dev_accuracy``; all are pooled over folds. ``max`` is the step with the highest
+    ``f1_weighted``, ``right`` and ``dev_accuracy``; all are pooled over folds. With several labels at once
+    ``accuracy`` is the share of right cells (utterances times labels, ``judged`` of them) and ``uar`` is
+    ``balanced_accuracy``. ``max`` is the step with the highest
     test accuracy: it is ``chosen`` on test and no estimate. ``members_alone``, ``ensembles.all`` and
     ``ensembles.dev-k`` hold honest figures with intervals (bootstrap over speakers); the k of ``dev-k`` is chosen in
     each fold on its own dev part. ``index`` adds ``ensembles.k<index>``, whose ``stamp`` tells where its k is that of
-    ``max``. Raises ``InputError`` where there are fewer than ``index`` members.
+    ``max`` and of no honest one. Raises ``InputError`` where there are fewer than ``index`` members.
     """
     members, n = ladder.members, len(ladder.members)
     if index is not None and not 1 <= index <= n:
@@ -144,20 +146,23 @@ def create_ensembles(ladder: Ladder, index: int | None = None, resamples: int = 
         chosen["dev-k"] = choose_k(members.dev, ladder.places, ladder.way)
     if index is not None:
         chosen[f"k{index}"] = np.full(len(members.folds), index)
-    made = {}
+    made: Numbers = {}
     for name, ks in chosen.items():
-        on_test = name == "dev-k" and ladder.facts["dev_is_test"]
-        on_test |= name.startswith("k") and index == best["k"] != n
         k: Any = int(ks[0]) if len(set(ks.tolist())) == 1 else dict(zip(members.folds, ks.tolist(), strict=True))
+        on_test = name == "dev-k" and ladder.facts["dev_is_test"]
+        if name.startswith("k") and k == best["k"]:  # whoever named it may have looked
+            on_test = all(other["k"] != k or other["stamp"] for other in made.values())
         test = ladder.table(ks).filter(pl.col("part") == "test")
-        made[name] = {"k": k, "stamp": ON_TEST if on_test else None, **_figures(test, members.classes, resamples)}
+        made[name] = {"k": k, "stamp": ON_TEST if on_test else None, **_figures(test, members, resamples)}
     return {
         **ladder.facts,
         "classes": list(members.classes),
         "folds": list(members.folds),
+        "several": members.several,
         "n": members.test.rows.height,
+        "judged": int((members.test.truth >= 0).sum()),
         "steps": steps,
-        "members_alone": _figures(_alone(members), members.classes, resamples),
+        "members_alone": _figures(_alone(members), members, resamples),
         "ensembles": made,
         "max": {key: best[key] for key in ("k", "accuracy", "right")} | {"chosen": "on test"},
         "index": index,
@@ -165,74 +170,99 @@ def create_ensembles(ladder: Ladder, index: int | None = None, resamples: int = 
 
 
 def _step(ladder: Ladder, k: int) -> Numbers:
-    members, test = ladder.members, ladder.members.test
-    found = ladder.ask(k, test).argmax(axis=1)
-    of = _confusion(test, found, members.classes)
+    members, test, dev = ladder.members, ladder.members.test, ladder.members.dev
+    chances = ladder.ask(k, test)
+    said = chances.argmax(axis=1)
+    total = _tally(members.write_answers(test, chances, said), members).total
     member = (ladder.places[:, test.fold] == k - 1).argmax(axis=0)
-    alone = test.predictions[member, np.arange(len(member))]
-    dev = members.dev
     return {
         "k": k,
-        "member": float((alone == test.truth).mean()),
-        **{name: float(FROM_CONFUSION[name](of)) for name in METRICS},
-        "right": int((found == test.truth).sum()),
-        "dev_accuracy": None if dev is None else float((ladder.ask(k, dev).argmax(axis=1) == dev.truth).mean()),
+        "member": test.share_right(test.answers[member, np.arange(len(member))]),
+        **{name: float(metric(total)[0]) for name, metric in _metrics(members).items()},
+        "right": int((said == test.truth).sum()),
+        "dev_accuracy": None if dev is None else dev.share_right(ladder.ask(k, dev).argmax(axis=1)),
     }
 
 
-def _confusion(part: Part, found: Integers, classes: tuple[str, ...]) -> np.ndarray:
-    labels = np.array(classes)
-    return confusion(labels[part.truth], labels[found], classes).astype(np.float64)
+def _metrics(members: Members) -> dict[str, Metric]:
+    return (
+        {name: OF_ALL[name] for name in LABEL_METRICS}
+        if members.several
+        else {name: FROM_CONFUSION[name] for name in METRICS}
+    )
+
+
+def _tally(rows: pl.DataFrame, members: Members) -> Tally:
+    """Sum what is judged by speaker; ``rows`` without a column ``seed`` are of one."""
+    rows = distinguish_speakers(rows if "seed" in rows.columns else rows.with_columns(seed=pl.lit(0)))
+    if members.several:
+        rows, size = known_rows(rows, members.classes), len(members.classes)
+        ids, speakers, seeds = (rows[name].to_list() for name in ("id", "speaker", "seed"))
+        return tally(label_cells(rows, members.classes), ids, speakers, seeds, (size, 2, 2))
+    columns = ("truth", "prediction", "id", "speaker", "seed")
+    truth, said, ids, speakers, seeds = (rows[name].to_list() for name in columns)
+    return tally_confusions(truth, said, members.classes, ids, speakers, seeds)
 
 
 def _alone(members: Members) -> pl.DataFrame:
     """Return what every member says by itself, the member's number as its seed."""
-    labels = np.array(members.classes)
+    test = members.test
     return pl.concat(
-        members.test.rows.with_columns(seed=pl.lit(number, pl.Int64), prediction=pl.Series(labels[found]))
-        for number, found in enumerate(members.test.predictions)
+        members.write_answers(test, chances, said).with_columns(seed=pl.lit(number, pl.Int64))
+        for number, (chances, said) in enumerate(zip(test.probabilities, test.answers, strict=True))
     )
 
 
-def _figures(rows: pl.DataFrame, classes: tuple[str, ...], resamples: int) -> Numbers:
-    rows = distinguish_speakers(rows)
-    columns = (rows[name].to_list() for name in ("id", "speaker", "seed"))
-    of = tally_confusions(rows["truth"].to_list(), rows["prediction"].to_list(), classes, *columns)
+def _figures(rows: pl.DataFrame, members: Members, resamples: int) -> Numbers:
+    of = _tally(rows, members)
     draws = of.resample(resamples)
-    made = {name: figures(of, one(FROM_CONFUSION[name]), [of.n], draws, "pooled; ")[0].as_dict() for name in METRICS}
+    made = {
+        name: figures(of, one(metric), [of.n], draws, "pooled; ")[0].as_dict()
+        for name, metric in _metrics(members).items()
+    }
     return {"speakers": of.speakers, **made}
 
 
 def format_classes(ladder: Ladder, k: int, names: bool = False) -> str:
-    """Return scikit-learn's classification report of ensemble ``k``, classes by number or by name, to two decimals."""
+    """Return scikit-learn's classification report of ensemble ``k``, classes by number or by name, to two decimals.
+
+    With several labels at once it is of the utterances of which all are known.
+    """
     from sklearn.metrics import classification_report
 
     classes, test = ladder.members.classes, ladder.members.test
     labels = list(range(len(classes)))
     shown = list(classes) if names else [str(label) for label in labels]
-    found = ladder.ask(k, test).argmax(axis=1)
-    return classification_report(test.truth, found, labels=labels, target_names=shown, digits=2, zero_division=0)
+    truth, said = test.truth, ladder.ask(k, test).argmax(axis=1)
+    if ladder.members.several:
+        truth, said = (each.reshape(-1, len(classes)) for each in (truth, said))
+        known = (truth >= 0).all(axis=1)
+        truth, said = truth[known], said[known]
+    return classification_report(truth, said, labels=labels, target_names=shown, digits=2, zero_division=0)
 
 
 def format_ensembles(made: Mapping[str, Any], classes: str | None = None) -> str:
     """Return the ladder as text for a terminal, with the report of :func:`format_classes` if it is given."""
     steps, n, count = made["steps"], made["n"], len(made["members"])
-    rows = [("k", "member k alone", *METRICS, "dev accuracy")]
+    runs, folds = len(made["runs"]), len(made["folds"])
+    metrics = LABEL_METRICS if made["several"] else METRICS
+    rows = [("k", "member k alone", *metrics, "dev accuracy")]
     rows += [
-        (step["k"], *(_number(step[key]) for key in ("member", *METRICS)), _number(step["dev_accuracy"]))
+        (step["k"], *(_number(step[key]) for key in ("member", *metrics)), _number(step["dev_accuracy"]))
         for step in steps
     ]
     best = made["max"]
     lines = [
-        f"{count} members ({len(made['runs'])} runs), mean of {made['average']}, {_order(made)}",
-        f"test accuracy of each member and of the first k together, {n} utterances of {len(made['folds'])} folds:",
+        f"{count} members of {runs} run{'s' * (runs > 1)}, mean of {made['average']}, {_order(made)}",
+        f"test accuracy of each member and of the first k together, {n} utterances of {folds} fold{'s' * (folds > 1)}:",
         "",
         *write_columns(rows),
         *(["", f"ensemble of the first {made['index']}:", "", classes.rstrip("\n")] if classes is not None else []),
         "",
-        f"Max ensemble accuracy (chosen on test): {100 * best['accuracy']} % ({best['right']} of {n}, k = {best['k']})",
+        f"Max ensemble accuracy (chosen on test): {100 * best['accuracy']} % "
+        f"({best['right']} of {made['judged']}, k = {best['k']})",
         "",
-        *write_columns([("honest", *(f"{name} (95 %)" for name in METRICS)), *_honest(made)]),
+        *write_columns([("honest", *(f"{name} (95 %)" for name in metrics)), *_honest(made, metrics)]),
         f"method: {made['ensembles']['all']['accuracy']['method']}, {made['ensembles']['all']['speakers']} speakers",
     ]
     return "\n".join(lines)
@@ -249,14 +279,14 @@ def _order(made: Mapping[str, Any]) -> str:
     return said + (" WHICH IS THE TEST PART" if made["dev_is_test"] else "")
 
 
-def _honest(made: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _honest(made: Mapping[str, Any], metrics: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the rows of what was not chosen on test: members alone, all together, k chosen on dev."""
     sources = {f"one member (mean of {len(made['members'])})": made["members_alone"]}
     for name, each in made["ensembles"].items():
         if each["stamp"] is None and not name.startswith("k"):
             sources["all members" if name == "all" else f"k chosen on dev ({_ks(each['k'])})"] = each
     return [
-        (name, *(f"{each[key]['value']:.4f} ({write_interval(each[key], missing='-')})" for key in METRICS))
+        (name, *(f"{each[key]['value']:.4f} ({write_interval(each[key], missing='-')})" for key in metrics))
         for name, each in sources.items()
     ]
 

@@ -146,8 +146,6 @@ class Recipe(Section):
             raise ValueError("fusion is in place of head: leave out one")
         if self.finetune is not None:
             raise ValueError("fusion is learned on cached features: leave out finetune")
-        if not self.fusion.reads and self.text != TextSection():
-            raise ValueError('text is not read: add "text" to fusion.modalities')
         if not self.fusion.hears and (self.streams or self.augment != AugmentSection()):
             raise ValueError('no audio is read: add "audio" to fusion.modalities, or leave out streams and augment')
         if self.fusion.reference and self.fusion.hears and self.features.max_frames is None:

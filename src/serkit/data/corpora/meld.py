@@ -36,7 +36,7 @@ Clip = tuple[str, str]  # part and name: names begin again in every part
 
 
 def read(root: Path) -> Iterator[dict[str, Any]]:
-    """Yield the utterances of ``{train,dev,test}_sent_emo.csv`` that have a clip.
+    """Yield the utterances of ``{train,dev,test}_sent_emo.csv`` that have a clip, or all where there is no clip at all.
 
     The id is the clip and its part (``dia0_utt0-dev``): names begin again in every part. A clip's part is told by the
     folder it is in (``train_splits``, ``dev_splits_complete``, ``output_repeated_splits_test``, or another with train,
@@ -45,20 +45,24 @@ def read(root: Path) -> Iterator[dict[str, Any]]:
     are extra columns.
 
     Utterances without a clip that can be read (in the release dev dia110_utt7 and train dia125_utt3) are left out with
-    a warning that counts them. Raises ``InputError`` for a part with clips and no table.
+    a warning that counts them; with the tables alone every utterance has its text and no audio, which one warning says.
+    Raises ``InputError`` for a part with clips and no table.
     """
     clips = _find_clips(root)
-    lost = []
+    lost, told = [], bool(clips)
     for part in PARTS:
         table = find_table(root, f"{part}_sent_emo.csv")
         if table is None:
             if here := [path for (where, _), path in clips.items() if where == part]:
                 raise InputError(f"{here[0].parent}: no {part}_sent_emo.csv below {root}: its clips have no labels")
             continue
-        for row in read_rows(table, *COLUMNS) if clips else ():
+        if not told:
+            warnings.warn(f"{root}: holds no clip: audio is empty, the texts are there", stacklevel=2)
+            told = True
+        for row in read_rows(table, *COLUMNS):
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-            if (part, name) in clips:
-                yield _row(part, name, clips[part, name], row, table)
+            if not clips or (part, name) in clips:
+                yield _row(part, name, clips.get((part, name)), row, table)
             else:
                 lost.append(f"{part} {name}")
     if lost:
@@ -96,11 +100,11 @@ def _broken(path: Path) -> bool:
     return False
 
 
-def _row(part: str, name: str, path: Path, row: dict[str, str], table: Path) -> dict[str, Any]:
+def _row(part: str, name: str, path: Path | None, row: dict[str, str], table: Path) -> dict[str, Any]:
     speaker = row["Speaker"].translate(PUNCTUATION)
     return {
         "id": f"{name}-{part}",
-        "audio": str(path),
+        "audio": str(path) if path else None,
         "speaker": speaker,
         "gender": GENDERS.get(speaker),
         "text": row["Utterance"].translate(PUNCTUATION),
@@ -118,7 +122,7 @@ CORPUS = Corpus(
     name="meld",
     title="MELD",
     language="en",
-    utterances=13_706,
+    utterances=13_708,  # two of them without a clip that can be read
     speakers=304,
     licence="GPL 3.0",
     source="Poria et al. 2019, https://doi.org/10.18653/v1/P19-1050",
