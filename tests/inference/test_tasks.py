@@ -19,6 +19,7 @@ from serkit.errors import InputError
 from serkit.export import export_run, longest_seconds
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
+from serkit.inference.transcribers import load_transcriber
 from serkit.models.cai import load_cai
 from serkit.models.model import Waveforms
 from serkit.training.recipe import load_recipe
@@ -178,3 +179,8 @@ def test_a_missing_recording_below_the_root_is_named(converted, clips, tmp_path)
     (tmp_path / "own.csv").write_text("file,emotion,text\n/path_to_wavs/lost.wav,e0,A\n")
     done = run_base(tmp_path / "own.csv", "--model", converted, "--root", clips[0].parent)
     assert done.returncode == 2 and "no recording lost.wav below" in done.stderr
+
+
+def test_a_bundle_that_transcribes_is_a_transcriber(converted, make_speech):
+    waveform = make_speech(1.3, seed=1)
+    assert load_transcriber(f"bundle:{converted}")(waveform) == Predictor(converted).predict(waveform).text

@@ -158,7 +158,7 @@ def predict_all(
             remedy = "judged by the recording alone: give --text, lists with a column text, or --transcriber"
             typer.echo(f"serkit: no text for {silent} of {count} recordings: {remedy}", err=True)
         if long:
-            limits = [f"{card.judged_seconds or card.window_seconds:g} s"] * card.hears
+            limits = [f"{card.judged_seconds or card.window_seconds:.1f} s"] * card.hears
             limits += [f"{card.text['max_words']} words"] if card.reads else []
             told = f"of them only the first {' and '.join(limits)} were judged"
             typer.echo(f"serkit: {long} of {count} go on for longer than the model judges: {told}", err=True)

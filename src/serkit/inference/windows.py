@@ -36,8 +36,10 @@ class Hearing:
     @property
     def long(self) -> bool:
         """Whether the recording was cut into windows."""
+        if self.card.whole:
+            return False
         size, _, overlap = sizes(self.card)
-        return not self.card.whole and self.samples > size + overlap
+        return self.samples > size + overlap
 
     @property
     def shares(self) -> np.ndarray:
