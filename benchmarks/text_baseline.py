@@ -2,7 +2,7 @@
 
     python benchmarks/text_baseline.py mosi.parquet --label sentiment -o runs/mosi-words
     python benchmarks/text_baseline.py meld.parquet --strength 3 -o runs/meld-words
-    python benchmarks/text_baseline.py mosi.parquet --label sentiment --features audio_features --strength 0.01 -o runs/f
+    python benchmarks/text_baseline.py mosi.parquet --label sentiment --features audio_features --strength 0.01 -o runs
 
 The manifest (see ``serkit prepare``) has texts and official parts. Writes run folders for ``serkit evaluate`` and
 ``serkit compare``: ``majority``, the commonest class of the training part; ``tfidf``, logistic regression on words and

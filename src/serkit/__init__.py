@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from serkit.data.labels import LabelScheme
     from serkit.data.manifest import Manifest
     from serkit.inference.predictor import Prediction, Predictor
+    from serkit.inference.transcribers import Transcriber
 
 __version__ = version("serkit")
 __all__ = ["LabelScheme", "Manifest", "Prediction", "Predictor", "load"]
@@ -29,15 +30,17 @@ _HOMES = {
 }
 
 
-def load(model: str | Path | None = None) -> Predictor:
+def load(model: str | Path | None = None, transcriber: str | Transcriber | None = None) -> Predictor:
     """Load a bundle, the packaged one when ``model`` is left out; see :meth:`Predictor.predict`.
 
-    Raises :class:`~serkit.errors.InputError` when the folder is not a bundle.
+    For a model that reads, ``transcriber`` writes down recordings that come without a text: a function from a waveform
+    at 16 kHz to a text, or a name such as "faster-whisper:small". Raises :class:`~serkit.errors.InputError` when the
+    folder is not a bundle.
     """
     from serkit.inference.bundle import DEFAULT
     from serkit.inference.predictor import Predictor
 
-    return Predictor(model or DEFAULT)
+    return Predictor(model or DEFAULT, transcriber)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import polars as pl
 import torch
+from safetensors.torch import load_file
 
 from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.data.corpora import find_corpus
 from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
+from serkit.data.protocols import Fold
 from serkit.encoders.base import Encoder
 from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint
-from serkit.errors import InputError, SerkitError
+from serkit.errors import InputError, SerkitError, nearest
 from serkit.evaluation.calibration import fit_temperature
+from serkit.evaluation.metrics import accuracy, uar
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.inference.bundle import Bundle, Card
 from serkit.models.cai import load_cai
 from serkit.models.emotion2vec import load_emotion2vec
+from serkit.models.fusion import FusionHead, restore_fusion
+from serkit.models.fusion_graph import FusionGraph
 from serkit.models.graph import TASK_OUTPUTS, BundleGraph, Graph, describe_tasks, graph_of
+from serkit.models.onnx_files import WHOLE_SECONDS, export_graph, longest_seconds, quantise
 from serkit.progress import Step, no_steps
+from serkit.training.given import GIVEN
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
+from serkit.training.run import list_work, weights_file
 from serkit.training.stores import load, store
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
-LONGEST_TEXT = 10_000
-"""The most words that a graph can be given; how many of them count is another matter."""
-WHOLE_SECONDS = 40.0
-"""The window of bundles that write text, which is longer than any utterance of IEMOCAP: a cut may divide a word."""
 EMOTION2VEC_SECONDS = 30.0
 """The window of emotion2vec's bundles: longer than nearly all utterances; its attention grows with the square."""
 TOLERANCE = {False: 1e-4, True: 0.15}
@@ -47,9 +48,17 @@ TOLERANCE = {False: 1e-4, True: 0.15}
 
 
 def export_run(
-    run: str | Path, output: str | Path, cache: str | Path, step: Step = no_steps, int8: bool = False
+    run: str | Path,
+    output: str | Path,
+    cache: str | Path,
+    step: Step = no_steps,
+    int8: bool = False,
+    fold: str | None = None,
+    seed: int | None = None,
 ) -> dict[str, float]:
     """Train the recipe of a finished ``run`` on all its speakers and write the bundle ``output``.
+
+    A fusion head is not trained again: :func:`export_fused` takes that of ``fold`` and ``seed``.
 
     The temperature comes from the run's test predictions: every one was made by a model that had not seen the speaker.
     It trains as long as the run's folds did on average when they stopped at their best. Returns how ONNX and PyTorch
@@ -59,6 +68,10 @@ def export_run(
     if not (run / "predictions.parquet").is_file():
         raise InputError(f"{run}: is not a finished run (no predictions.parquet): finish it with serkit train")
     recipe = load_recipe(run / "recipe.toml")
+    if recipe.fusion is not None:
+        return export_fused(run, recipe, output, int8, fold, seed)
+    if fold is not None or seed is not None:
+        raise InputError(f"{run}: is trained again on all its speakers to be exported: leave out --fold and --seed")
     encoder = encoder_spec(recipe.encoder).create()
     check_exportable(run, recipe, encoder)
     recipe, manifest = with_usual_epochs(run, recipe), load_data(recipe)
@@ -72,12 +85,125 @@ def export_run(
     else:
         graph = graph_of(model.eval())
     temperature = run_temperature(run)
+    waveforms, _ = sample_inputs(run, manifest, encoder, MIN_SECONDS)
+    return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, temperature), waveforms, int8)
+
+
+def sample_inputs(
+    run: Path, manifest: Manifest, encoder: Encoder | None, least: float
+) -> tuple[list[np.ndarray | None], list[str | None]]:
+    """Return recordings of ``least`` seconds or more to compare ONNX with PyTorch on, and their texts.
+
+    Without ``encoder`` there are texts alone. Raises ``InputError`` where there is nothing to compare on.
+    """
     rows = manifest.table.sample(min(64, len(manifest)), seed=0, shuffle=True)
-    waveforms = [read_audio(*row) for row in rows.select("audio", "start", "end").iter_rows()]
-    long_enough = [waveform for waveform in waveforms if len(waveform) >= MIN_SECONDS * SAMPLING_RATE]
-    if not long_enough:
-        raise InputError(f"{run}: no recording of {MIN_SECONDS} s or more to compare ONNX with PyTorch on")
-    return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, temperature), long_enough, int8)
+    texts = rows["text"].to_list()
+    if encoder is None:
+        return [None] * len(texts), texts
+    rate = encoder.sampling_rate
+    spans = rows.select("audio", "start", "end").iter_rows()
+    waveforms = [read_audio(audio, start, end, sampling_rate=rate) for audio, start, end in spans]
+    fit = [number for number, waveform in enumerate(waveforms) if len(waveform) >= least * rate]
+    if not fit:
+        raise InputError(f"{run}: no recording of {least:g} s or more to compare ONNX with PyTorch on")
+    return [waveforms[number] for number in fit], [texts[number] for number in fit]
+
+
+def export_fused(
+    run: Path, recipe: Recipe, output: str | Path, int8: bool = False, fold: str | None = None, seed: int | None = None
+) -> dict[str, float]:
+    """Write the fusion head of ``fold`` and ``seed`` of a finished ``run`` as the bundle ``output``, as it was trained.
+
+    Without them it is that of the first fold and the first seed. So what the run says of this fold's test part holds
+    for the bundle, and its card tells it. The temperature comes from the dev part (:func:`fold_temperature`). Returns
+    how ONNX and PyTorch agree. Raises ``InputError`` for a fold or seed that the run lacks, and for what a bundle
+    cannot do.
+    """
+    fusion, section = recipe.fusion, recipe.encoder
+    assert fusion is not None
+    check_fused(run, recipe)
+    manifest = load_data(recipe)
+    number, chosen = choose_fold(run, list_work(recipe, manifest), fold, seed)
+    recipe = recipe.of_fold(chosen.name)
+    section = recipe.encoder
+    encoder = encoder_spec(section).create() if fusion.hears else None
+    if encoder is not None and encoder.native_rate:
+        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take one rate")
+    layers = () if encoder is None else section.chosen(encoder.num_layers)
+    shapes = [] if encoder is None else [(len(layers), encoder.dim)]
+    limits = recipe.text.max_words, recipe.features.max_frames
+    state = load_file(weights_file(run, chosen, number))
+    head = restore_fusion(fusion, shapes, len(recipe.classes), state, *limits).heads[0]
+    assert isinstance(head, FusionHead)
+    graph = FusionGraph(head.eval(), encoder, layers, section.stride)
+    table = read_predictions(run / "predictions.parquet").filter(fold=chosen.name, seed=number)
+    card = describe_origin(recipe, manifest, fold_temperature(table)) | fused_fields(graph)
+    card["details"] |= {"fold": chosen.name, "seed": number, "test": test_figures(table)}
+    waveforms, texts = sample_inputs(run, manifest.select(chosen.test), encoder, card["min_seconds"])
+    return write_bundle(output, graph, card, waveforms, int8, texts)
+
+
+def check_fused(run: Path, recipe: Recipe) -> None:
+    """Raise ``InputError`` unless one ONNX graph can do what a fusion ``recipe`` does on a single utterance."""
+    section = recipe.encoder
+    if any(each.name == GIVEN for each in recipe.encoders):
+        raise InputError(f"{run}: learned from features that its manifest brings, and a bundle hears recordings")
+    if recipe.features.normalise == "speaker":
+        raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
+    if recipe.streams:
+        names = " and ".join(stream.name for stream in recipe.streams)
+        raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
+    if section.zero_tail:
+        raise InputError(f"{run}: encoder.zero_tail is for repeating experiments: train without it to export")
+
+
+def choose_fold(run: Path, work: Sequence[tuple[int, Fold]], fold: str | None, seed: int | None) -> tuple[int, Fold]:
+    """Return the seed and fold that are asked for, the first ones otherwise; raises ``InputError`` for unknown ones."""
+    names = list(dict.fromkeys(each.name for _, each in work))
+    seeds = list(dict.fromkeys(number for number, _ in work))
+    if fold is not None and fold not in names:
+        raise InputError(f"{run}: has no fold {fold!r}{nearest(fold, names)}")
+    if seed is not None and seed not in seeds:
+        raise InputError(f"{run}: has no seed {seed} (known: {', '.join(map(str, seeds))})")
+    wanted = seeds[0] if seed is None else seed, names[0] if fold is None else fold
+    return next((number, each) for number, each in work if (number, each.name) == wanted)
+
+
+def fused_fields(graph: FusionGraph) -> dict[str, Any]:
+    """Return the fields of the card that tell what a fused model hears and reads."""
+    head, encoder = graph.head, graph.encoder
+    fields: dict[str, Any] = {"average": "nothing"}
+    if head.vocabulary is not None:
+        fields["text"] = {**head.vocabulary.to_dict(), "max_words": head.max_words}
+    if encoder is None:
+        return fields | {"min_seconds": 0.0, "window_seconds": 0.0, "frame_rate": 0.0}
+    rate = encoder.frame_rate / graph.stride
+    window = min(longest_seconds(encoder), encoder.limit or np.inf)
+    fields |= {"frame_rate": rate, "window_seconds": window, "sampling_rate": encoder.sampling_rate}
+    fields["min_seconds"] = max(MIN_SECONDS, encoder.min_samples / encoder.sampling_rate)
+    if head.max_frames is not None and head.max_frames / rate < window:
+        fields["judged_seconds"] = head.max_frames / rate
+    return fields
+
+
+def test_figures(table: pl.DataFrame) -> dict[str, float]:
+    """Return how many utterances of one fold were tested, and how well they were recognised."""
+    rows, classes = judged_rows(table), classes_of(table)
+    truth, prediction = rows["truth"].to_list(), rows["prediction"].to_list()
+    return {
+        "utterances": len(rows),
+        "accuracy": round(accuracy(truth, prediction, classes), 4),
+        "uar": round(uar(truth, prediction, classes), 4),
+    }
+
+
+def fold_temperature(table: pl.DataFrame) -> float:
+    """Return the temperature that makes the dev probabilities of one fold most likely; without a dev part, the test's.
+
+    The dev part chose the epoch, so the model is surer of it than of others; the test part stays untouched.
+    """
+    dev = table.filter(pl.col("part") == "dev")
+    return table_temperature(dev.with_columns(part=pl.lit("test")) if len(dev) else table)
 
 
 def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False) -> dict[str, float]:
@@ -170,7 +296,11 @@ def with_usual_epochs(run: Path, recipe: Recipe) -> Recipe:
 
 def run_temperature(run: Path) -> float:
     """Return the temperature that makes the run's test probabilities most likely (Guo et al. 2017)."""
-    table = read_predictions(run / "predictions.parquet")
+    return table_temperature(read_predictions(run / "predictions.parquet"))
+
+
+def table_temperature(table: pl.DataFrame) -> float:
+    """Return the temperature that makes the test probabilities of a predictions table most likely."""
     rows = judged_rows(table)
     classes = classes_of(table)
     truth = np.array([classes.index(label) for label in rows["truth"]])
@@ -179,20 +309,26 @@ def run_temperature(run: Path) -> float:
 
 def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperature: float) -> dict[str, Any]:
     """Return the fields of the bundle's card."""
+    tasks = describe_tasks(graph.others)
+    whole = min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)
+    return describe_origin(recipe, manifest, temperature) | {
+        "min_seconds": MIN_SECONDS,
+        "window_seconds": whole if "ctc" in tasks else WINDOW_SECONDS,
+        "tasks": tasks,
+        "frame_rate": graph.encoder.frame_rate,
+        "sampling_rate": graph.encoder.sampling_rate,
+    }
+
+
+def describe_origin(recipe: Recipe, manifest: Manifest, temperature: float) -> dict[str, Any]:
+    """Return what a bundle's card says of where the model comes from, its classes and its temperature."""
     corpora = [
         find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora
     ]
-    tasks = describe_tasks(graph.others)
     return {
         "name": recipe.name,
         "classes": recipe.classes,
         "temperature": temperature,
-        "min_seconds": MIN_SECONDS,
-        "window_seconds": min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)
-        if "ctc" in tasks
-        else WINDOW_SECONDS,
-        "tasks": tasks,
-        "frame_rate": graph.encoder.frame_rate,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
         "licence": "; ".join(sorted({corpus.licence for corpus in corpora})),
         "details": {
@@ -203,91 +339,15 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
     }
 
 
-def longest_seconds(encoder: Encoder) -> float:
-    """Return the longest window that a bundle with ``encoder`` may have."""
-    return min(WHOLE_SECONDS, (encoder.max_samples or np.inf) / encoder.sampling_rate)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks about themselves; what they raise still comes through."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-@_quiet()
-def export_graph(graph: BundleGraph, path: Path) -> None:
-    """Write ``graph`` as float32 ONNX with batch, time and words dynamic."""
-    graph.eval()
-    example, shapes = example_of(graph)
-    program = torch.onnx.export(
-        graph,
-        kwargs=example,
-        input_names=list(example),
-        output_names=graph.outputs,
-        dynamic_shapes=shapes,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    given = {id(value) for value in program.model.graph.outputs}
-    for value in (value for node in program.model.graph for value in node.outputs):
-        if value.name in graph.outputs and id(value) not in given:
-            value.name += "_inside"  # the exporter calls what comes of an Embedding "embedding" as well
-    program.save(str(path), external_data=False)
-
-
-def example_of(graph: BundleGraph) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Any]]]:
-    """Return inputs by name to trace ``graph`` with, and which of their axes are dynamic."""
-    batch = torch.export.Dim("batch", min=1, max=64)
-    example, shapes = {}, {}
-    if graph.encoder is not None:
-        rate = graph.encoder.sampling_rate
-        longest = round(longest_seconds(graph.encoder) * rate)
-        example = {"waveforms": torch.randn(2, 2 * rate) * 0.1, "lengths": torch.tensor([2 * rate, 3 * rate // 2])}
-        samples = torch.export.Dim("samples", min=rate // 10, max=longest)
-        shapes = {"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}}
-    if "words" in graph.inputs:
-        example["words"] = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-        shapes["words"] = {0: batch, 1: torch.export.Dim("count", min=1, max=LONGEST_TEXT)}
-    return example, shapes
-
-
-@_quiet()
-def quantise(source: Path, path: Path) -> None:
-    """Turn the encoder's matrix products into int8 with dynamic activations, per channel; all else stays float32."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(source)
-    model.graph.ClearField("value_info")  # shapes noted by the exporter contradict onnx's own inference
-    weights = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:  # the quantiser transposes a Gemm's weight in place, so each needs its own copy
-        if node.op_type == "Gemm" and node.input[1] in weights:
-            copy = model.graph.initializer.add()
-            copy.CopyFrom(weights[node.input[1]])
-            copy.name = node.input[1] = f"{node.name}.weight"
-            weights[copy.name] = copy
-    large = [
-        node.name
-        for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm")
-        and any(name in weights and np.prod(weights[name].dims) >= 256 * 256 for name in node.input)
-    ]
-    quantize_dynamic(
-        model, path, nodes_to_quantize=large, per_channel=True, weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
-    )  # fmt: skip
-
-
 def write_bundle(
-    folder: str | Path, graph: BundleGraph, card: dict[str, Any], waveforms: Sequence[np.ndarray], int8: bool = False
+    folder: str | Path,
+    graph: BundleGraph,
+    card: dict[str, Any],
+    waveforms: Sequence[np.ndarray | None],
+    int8: bool = False,
+    texts: Sequence[str | None] | None = None,
 ) -> dict[str, float]:
-    """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms``.
+    """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms`` and ``texts``.
 
     Returns the largest difference of a probability and the share of equal labels. Raises ``SerkitError``, leaving
     ``folder`` as it was, when the difference exceeds :data:`TOLERANCE`.
@@ -298,14 +358,15 @@ def write_bundle(
         work = Path(name)
         export_graph(graph, work / "float.onnx")
         if int8:
-            quantise(work / "float.onnx", work / "model.onnx")
+            spare = [name for name, _ in graph.named_buffers()]
+            quantise(work / "float.onnx", work / "model.onnx", spare, isinstance(graph, FusionGraph))
         else:
             (work / "float.onnx").rename(work / "model.onnx")
         packages = ("serkit", "torch", "onnx", "onnxruntime")
         facts = {**card, "versions": {package: version(package) for package in packages}}
         facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}
         write_json(work / "serkit.json", Card(**facts).dump())
-        agreement = compare(Bundle(work), graph, waveforms)
+        agreement = compare(Bundle(work), graph, waveforms, texts)
         if not agreement["max_probability_difference"] <= TOLERANCE[int8]:  # NaN must not pass
             difference = agreement["max_probability_difference"]
             raise SerkitError(f"{folder}: not written: probabilities of ONNX and PyTorch differ by {difference:.2g}")
@@ -316,16 +377,25 @@ def write_bundle(
 
 
 @torch.no_grad()
-def compare(bundle: Bundle, graph: BundleGraph, waveforms: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return how a bundle's probabilities differ from PyTorch's on ``waveforms``, and the share of equal labels.
+def compare(
+    bundle: Bundle,
+    graph: BundleGraph,
+    waveforms: Sequence[np.ndarray | None],
+    texts: Sequence[str | None] | None = None,
+) -> dict[str, float]:
+    """Return how a bundle's probabilities differ from PyTorch's, and the share of equal labels.
+
+    They are compared on ``waveforms``, with their ``texts`` where the model reads.
 
     The difference is that of any task, the share that of emotion. Of a bundle without classes it is that of the
     embedding, in parts of its largest number.
     """
     differences, equal = [], 0
-    for waveform in waveforms:
-        outputs = bundle.run(waveform)
-        found = graph(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+    for waveform, text in zip(waveforms, texts or [None] * len(waveforms), strict=True):
+        words, _ = bundle.number(text)
+        outputs = bundle.run(waveform, words=words)
+        feed = bundle.feed(waveform, words)
+        found = graph(**{name: torch.from_numpy(values) for name, values in feed.items()})
         named = dict(zip(graph.outputs, found, strict=True))
         if not bundle.card.classes:
             embedding = named["embedding"][0].numpy()

@@ -258,9 +258,13 @@ def test_concat_fills_columns_that_one_manifest_lacks():
 def test_files_of_feature_columns_move_with_the_manifest(tmp_path, ending):
     here, other = tmp_path / "here", tmp_path / "other"
     row = {
-        "id": "a", "audio": f"{here}/a.wav", "features": f"{here}/f/a.npy",
-        "audio_features": f"{here}/all.npz#audio[7]", "visual_features": f"{other}/all.npz#v#1", "text_cnn": None, "elsewhere": f"{here}/all.npz#x",
-    }  # fmt: skip
+        "id": "a",
+        "audio": f"{here}/a.wav",
+        "features": f"{here}/f/a.npy",
+        "audio_features": f"{here}/all.npz#audio[7]",
+        "visual_features": f"{other}/all.npz#v#1",
+        "elsewhere": f"{here}/all.npz#x",
+    }
     manifest = Manifest.from_rows([row, {"id": "b", "audio": f"{here}/b.wav", "text_cnn": f"{here}/t.npz#b.npy[0]"}])
     manifest.write(here / f"m.{ending}")
     if ending == "jsonl":

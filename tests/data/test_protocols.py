@@ -629,8 +629,8 @@ def test_part_may_be_chosen_on_the_test_part_and_says_so():
     parts = {"a": "train", "b": "train", "c": "dev", "d": "test"}
     manifest = parted(parts)
     (fold,) = create_folds(manifest, "part", dev_by="test")
-    assert {id[0] for id in fold.train} == {"a", "b", "c"} and len(fold.train) == 9
-    assert {id[0] for id in fold.test} == {"d"} and fold.dev == fold.test
+    assert {fold.groups[id] for id in fold.train} == {"a", "b", "c"} and len(fold.train) == 9
+    assert {fold.groups[id] for id in fold.test} == {"d"} and fold.dev == fold.test
     assert stamp([fold]).endswith("; chosen on the test part, speakers shared with train: 0")
     (without,) = create_folds(parted({**parts, "c": "train"}), "part", dev_by="test")
     assert (set(without.train), without.dev) == (set(fold.train), fold.test)

@@ -66,6 +66,13 @@ def test_windows_of_any_size_give_every_frame_once_and_in_its_place(data):
         assert encoder.seen == [len(wave)]
 
 
+def test_a_rest_shorter_than_a_frame_gives_no_empty_piece():
+    wave = np.arange(1265, dtype=np.float32) % 251
+    pieces = list(encode_stream(Boxes(2, 4), cut(wave, 100), Windows(0.18, 0.0)))
+    assert all(piece.shape[1] for piece in pieces)
+    assert torch.equal(torch.cat(pieces, 1), whole(Boxes(2, 4), wave))
+
+
 @pytest.mark.parametrize("name", sorted(set(ENTRIES) - {"egemaps-functionals"}))
 def test_every_encoder_keeps_its_grid_and_its_first_window(name):
     torch.manual_seed(0)

@@ -130,8 +130,8 @@ def test_a_run_becomes_a_bundle_with_all_its_tasks(iemocap_folder, tiny_wav2vec2
 
 
 def test_windows_are_no_longer_than_an_encoder_hears():
-    assert longest_seconds(SimpleNamespace(max_samples=None)) == 40
-    assert longest_seconds(SimpleNamespace(max_samples=480_000)) == 30
+    assert longest_seconds(SimpleNamespace(max_samples=None, sampling_rate=16_000)) == 40
+    assert longest_seconds(SimpleNamespace(max_samples=480_000, sampling_rate=16_000)) == 30
 
 
 # The line format, from the base installation: no PyTorch

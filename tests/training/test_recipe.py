@@ -17,6 +17,7 @@ from serkit.errors import InputError
 from serkit.models.heads import HeadConfig, create_head
 from serkit.training.augment import Augmentation
 from serkit.training.fit import TrainingOptions
+from serkit.training.given import GIVEN
 from serkit.training.recipe import Recipe, dump_recipe, list_recipes, load_recipe, load_variants, read_summary
 
 SOURCE = Path(serkit.__file__).parent
@@ -61,7 +62,7 @@ def test_every_shipped_recipe_loads_and_fits_together(name, variant, write):
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     assert recipe.protocol.name in PROTOCOLS
     assert set(recipe.protocol.options(0)) <= {*PROTOCOLS[recipe.protocol.name].options, "dev", "seed"}
-    known = {item.name for item in (*list_encoders(), *list_presets())}
+    known = {GIVEN, *(item.name for item in (*list_encoders(), *list_presets()))}
     assert {recipe.encoder.name, *(stream.name for stream in recipe.streams)} <= known
     assert set(recipe.labels.merge.values()) <= set(recipe.labels.classes)
     for chain in (recipe.augment.chain, *(recipe.augment.union or ())):
@@ -179,6 +180,7 @@ def test_a_setting_that_nothing_reads_is_an_error():
     models = {model.__name__: model for model in recipe_models()}
     assert {"HeadConfig", "TrainingOptions", "EncoderSection"} <= set(models)
     assert {"FinetuneOptions", "LoraOptions", "Regularisation", "BatchOptions", "CtcConfig"} <= set(models)
+    assert {"FusionConfig", "TextSection"} <= set(models)
     assert len(models) == 23
     read = set()
     for path in SOURCE.rglob("*.py"):

@@ -19,6 +19,7 @@ from serkit.training.sections import EncoderSection
 from serkit.training.spoken import read_words
 
 GOOD, BAD, FILL = ["fine", "great", "lovely"], ["awful", "nasty", "poor"], ["it", "was", "a", "day", "you", "know"]
+SMALL = ("mat/mosi-given", "mat/meld-words")
 CLASSES = ["warm", "ironic", "worried", "cold"]
 """By what is said and how: good and high, good and low, bad and high, bad and low."""
 
@@ -197,7 +198,7 @@ def test_text_without_a_fusion_head_is_told(manifest):
 
 
 def test_published_recipes_are_the_published_settings():
-    names = [name for name in list_recipes() if name.startswith("mat/")]
+    names = [name for name in list_recipes() if name.startswith("mat/") and name not in SMALL]
     assert len(names) == 10
     for name in names:
         variants = load_variants(name, ["data.root=corpora"])

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from serkit.data.manifest import Manifest
+from serkit.encoders import create_encoder
 from serkit.encoders.whisper import create_tiny
 from serkit.errors import InputError
 from serkit.models.model import Waveforms
@@ -113,3 +114,8 @@ def test_padding_is_zero_and_lengths_are_kept():
     batch = Waveforms.pad([torch.ones(3), torch.ones(5)])
     assert batch.lengths.tolist() == [3, 5]
     assert batch.waveforms[0].tolist() == [1, 1, 1, 0, 0]
+
+
+def test_an_encoder_at_another_rate_is_not_fine_tuned(manifest, tmp_path):
+    with pytest.raises(InputError, match=r"encoder mat-mel: takes 22050 Hz, fine-tuning gives 16 kHz"):
+        store_waveforms(manifest, create_encoder("mat-mel"), tmp_path / "cache")

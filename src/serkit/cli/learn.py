@@ -102,13 +102,18 @@ def export(
     run: Annotated[Path, typer.Argument(help="run folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="bundle folder to write")],
     int8: Annotated[bool, typer.Option(help="8-bit matrix products: twice as fast, a quarter of the size")] = False,
+    fold: Annotated[str | None, typer.Option(help="of a fusion head: the fold; the first when left out")] = None,
+    seed: Annotated[int | None, typer.Option(help="of a fusion head: the seed; the first when left out")] = None,
     cache: Cache = None,
 ) -> None:
-    """Train the run's recipe on all its speakers and write a bundle that runs without PyTorch."""
+    """Write a bundle that runs without PyTorch: the run's recipe trained on all its speakers.
+
+    A fusion head is written as it was trained for one fold, so the run's figures for that fold are the bundle's.
+    """
     from serkit.export import export_run
 
     with show_steps() as step:
-        agreement = export_run(run, output, cache or cache_folder(), step, int8)
+        agreement = export_run(run, output, cache or cache_folder(), step, int8, fold, seed)
     typer.echo(
         f"{output}: written; probabilities differ from PyTorch's by at most "
         f"{agreement['max_probability_difference']:.2g}, {agreement['equal_labels']:.1%} of labels equal"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,9 @@ class Kind(StrEnum):
 
 @app.command()
 def predict(
-    audio: Annotated[list[str], typer.Argument(help="recordings, folders, globs, wav.scp, .csv, .jsonl, .parquet")],
+    audio: Annotated[
+        list[str] | None, typer.Argument(help="recordings, folders, globs, wav.scp, .csv, .jsonl, .parquet")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="a bundle folder; the packaged model when left out")] = None,
     labels: Annotated[str | None, typer.Option(help="candidate classes, separated by commas")] = None,
     format: Annotated[
@@ -54,12 +57,18 @@ def predict(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="recordings at a time; one per core when left out")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the recordings that lists name")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="what is said in the one recording; lists have a column text")
+    ] = None,
+    transcriber: Annotated[
+        str | None,
+        typer.Option(help="writes down what comes without a text: faster-whisper:SIZE_OR_FOLDER, bundle:FOLDER"),
+    ] = None,
 ) -> None:
-    """Recognise the emotion expressed in recordings.
+    """Recognise the emotion expressed in recordings, in what is said in them, or in texts alone.
 
     A recording that cannot be used is reported on stderr, the others go on, and the exit status is 2.
     """
-    from serkit.data.clips import find_clips
     from serkit.data.files import replace_atomically
     from serkit.inference.bundle import DEFAULT
     from serkit.inference.writers import WRITERS
@@ -68,9 +77,15 @@ def predict(
     for option, given in (("--embedding", embedding), ("--segment", segment is not None)):
         if given and format not in (Format.json, Format.funasr):
             raise InputError(f"{option} needs --format json or funasr")
-    clips = find_clips(audio, root)
-    recognise = answer if format is Format.funasr else predict_all
-    classes, found = recognise(model or DEFAULT, clips, workers, names, embedding, segment)
+    clips = list_clips(audio or [], root, text)
+    if format is Format.funasr:
+        if text is not None or transcriber is not None:
+            raise InputError(
+                "--format funasr knows no text: leave out --text and --transcriber, or take another format"
+            )
+        classes, found = answer(model or DEFAULT, clips, workers, names, embedding, segment)
+    else:
+        classes, found = predict_all(model or DEFAULT, clips, workers, names, embedding, segment, text, transcriber)
     failed: list[InputError] = []
 
     def good() -> Iterable[Any]:
@@ -79,7 +94,7 @@ def predict(
                 failed.append(result)
                 typer.echo(f"serkit: {result}", err=True)
             else:
-                yield replace(result, id=Path(clip.audio).name) if format is Format.cai else result
+                yield replace(result, id=Path(clip.audio or clip.id).name) if format is Format.cai else result
 
     write = WRITERS[format.value]
     if output is None:
@@ -92,6 +107,25 @@ def predict(
         raise SystemExit(2)
 
 
+def list_clips(names: list[str], root: Path | None, text: str | None) -> Iterable[Clip]:
+    """Return what is to be recognised; ``text`` is that of the one recording, or of none."""
+    from serkit.data.clips import Clip, find_clips
+
+    if not names and text is None:
+        raise InputError("name recordings, folders or lists; or give --text to a model that reads")
+    if not names:
+        return [Clip("text", None, text=text)]
+    clips = find_clips(names, root)
+    if text is None:
+        return clips
+    few = list(islice(clips, 2))
+    if len(few) > 1:
+        raise InputError(
+            "--text is for one recording: of several, list them with a column text (.csv, .jsonl, .parquet)"
+        )
+    return [replace(few[0], text=text)]
+
+
 def predict_all(
     model: Path,
     clips: Iterable[Clip],
@@ -99,13 +133,37 @@ def predict_all(
     labels: list[str] | None,
     embedding: bool,
     segment: float | None,
+    text: str | None,
+    transcriber: str | None,
 ) -> tuple[tuple[str, ...], Iterable[tuple[Clip, Any]]]:
-    """Return the classes of ``model``, and every clip with its prediction or error."""
+    """Return the classes of ``model``, and every clip with its prediction or error.
+
+    At the end it is told on stderr how many had no text to read, and how many went on longer than the model judges.
+    """
     from serkit.inference.predictor import Predictor
 
-    predictor = Predictor(model)
+    predictor = Predictor(model, transcriber)
+    card = predictor.card
+    if text is not None and not card.reads:
+        raise InputError(f"{card.name}: reads no text: leave out --text, or take a model of text and audio")
     chosen: dict[str, Any] = {"labels": labels, "embedding": embedding, "segment": segment}
-    return predictor.card.classes, predictor.predict_many(clips, workers=workers, **chosen)
+
+    def each() -> Iterable[tuple[Clip, Any]]:
+        count = silent = long = 0
+        for clip, result in predictor.predict_many(clips, workers=workers, **chosen):
+            yield clip, result
+            if not isinstance(result, InputError):
+                count, silent, long = count + 1, silent + (result.words is None), long + result.cut
+        if card.reads and silent:
+            remedy = "judged by the recording alone: give --text, lists with a column text, or --transcriber"
+            typer.echo(f"serkit: no text for {silent} of {count} recordings: {remedy}", err=True)
+        if long:
+            limits = [f"{card.judged_seconds or card.window_seconds:g} s"] * card.hears
+            limits += [f"{card.text['max_words']} words"] if card.reads else []
+            told = f"of them only the first {' and '.join(limits)} were judged"
+            typer.echo(f"serkit: {long} of {count} go on for longer than the model judges: {told}", err=True)
+
+    return card.classes, each()
 
 
 def answer(
@@ -122,7 +180,12 @@ def answer(
 
     known = AutoModel(model)
     recordings = (
-        Recording(Path(clip.id).stem if clip.id == clip.audio else clip.id, clip.audio, start=clip.start, end=clip.end)
+        Recording(
+            Path(clip.id).stem if clip.id == clip.audio else clip.id,
+            clip.audio or clip.id,
+            start=clip.start,
+            end=clip.end,
+        )
         for clip in clips
     )
     wanted = Wanted(extract_embedding=embedding, candidates=None if labels is None else tuple(labels), segments=segment)

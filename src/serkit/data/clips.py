@@ -36,7 +36,8 @@ class Clip:
 def find_clips(names: Iterable[str | Path], root: str | Path | None = None) -> Iterator[Clip]:
     """Yield the clips behind ``names``, in order; folders are searched for recordings, in sorted order.
 
-    A list may have a column ``text``, and where it does may leave recordings out. Those it names are below ``root`` when it is given (:func:`~serkit.data.recordings.find_recordings`).
+    The recordings of a list are below ``root`` when it is given (:func:`~serkit.data.recordings.find_recordings`). Its
+    column ``text`` says what is spoken; where there is a text, there need be no recording.
     A missing file is yielded as a clip, so that it is reported beside the others. Raises ``InputError`` for a list that
     cannot be read, an empty folder and a glob that matches nothing.
     """

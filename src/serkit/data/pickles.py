@@ -43,6 +43,7 @@ class Record:
     arguments: tuple[Any, ...] = ()
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list, repr=False)  # in the memo of the reader
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ class PickleReader:
         items.update(zip(entries[::2], entries[1::2], strict=True))
 
     def _memoize(self, place: int | None) -> None:
-        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+        place, entry = len(self.memo) if place is None else place, self.stack[-1]
+        self.memo[place] = entry
+        if isinstance(entry, Record):
+            entry.places.append(place)
 
     def _name(self, text: str) -> None:
         if text not in self.allowed:
@@ -183,8 +187,7 @@ class PickleReader:
         made = self._built(target)
         if made is not target:
             self.stack[-1] = made
-            for place in [place for place, entry in self.memo.items() if entry is target]:
-                self.memo[place] = made
+            self.memo |= {place: made for place in target.places if self.memo[place] is target}
 
     def _built(self, record: Record) -> Any:
         """Return what a record is once it has its state."""

@@ -113,7 +113,9 @@ def encode_stream(
         held.forget(start * hop)  # the last window may begin before the next
         start, given = start + plan.step, stop
     start = max(0, -(-(held.total - plan.size * hop) // hop))  # as long as the others, so that it sees as much
-    yield encode_samples(encoder, held.between(start * hop, held.total))[:, given - start :]
+    last = encode_samples(encoder, held.between(start * hop, held.total))[:, given - start :]
+    if last.shape[1]:  # a rest shorter than a frame has none of its own
+        yield last
 
 
 @torch.inference_mode()

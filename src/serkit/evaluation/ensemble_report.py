@@ -244,7 +244,7 @@ def format_classes(ladder: Ladder, k: int, names: bool = False) -> str:
 def format_ensembles(made: Mapping[str, Any], classes: str | None = None) -> str:
     """Return the ladder as text for a terminal, with the report of :func:`format_classes` if it is given."""
     steps, n, count = made["steps"], made["n"], len(made["members"])
-    runs = len(made["runs"])
+    runs, folds = len(made["runs"]), len(made["folds"])
     metrics = LABEL_METRICS if made["several"] else METRICS
     rows = [("k", "member k alone", *metrics, "dev accuracy")]
     rows += [
@@ -254,7 +254,7 @@ def format_ensembles(made: Mapping[str, Any], classes: str | None = None) -> str
     best = made["max"]
     lines = [
         f"{count} members of {runs} run{'s' * (runs > 1)}, mean of {made['average']}, {_order(made)}",
-        f"test accuracy of each member and of the first k together, {n} utterances of {len(made['folds'])} folds:",
+        f"test accuracy of each member and of the first k together, {n} utterances of {folds} fold{'s' * (folds > 1)}:",
         "",
         *write_columns(rows),
         *(["", f"ensemble of the first {made['index']}:", "", classes.rstrip("\n")] if classes is not None else []),

@@ -1,9 +1,9 @@
 """Bundles: a folder with ``model.onnx`` and ``serkit.json``, all that is needed to recognise.
 
-The graph takes ``waveforms (B, S)`` float32 at the card's rate and ``lengths (B,)`` int64 in samples, and returns ``logits
-(B, C)`` before calibration, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``. The graph of a
-model with other ``tasks`` also returns, of these what it has: ``ctc_logits (B, T, V)``, scores of symbols, and
-``ctc_lengths (B,)``, the frames of them that count; ``speaker_logits (B, K)``, ``gender_logits (B, K)``; ``affect
+The graph takes ``waveforms (B, S)`` float32 at the card's rate and ``lengths (B,)`` int64 in samples, and returns
+``logits (B, C)`` before calibration, ``embedding (B, D)``, ``frame_logits (B, T, C)`` and ``frame_lengths (B,)``. The
+graph of a model with other ``tasks`` also returns, of these what it has: ``ctc_logits (B, T, V)``, scores of symbols,
+and ``ctc_lengths (B,)``, the frames of them that count; ``speaker_logits (B, K)``, ``gender_logits (B, K)``; ``affect
 (B, A)`` in the units of the manifest: arousal, valence and dominance in [0, 1].
 
 A model that judges an utterance as a whole, from frames and words together, has no frame probabilities: its graph

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, Source, read_audio, source_name, stream_audio, to_mono
+from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_mono
 from serkit.data.clips import Clip
 from serkit.data.text import CharTokenizer
 from serkit.errors import InputError, nearest
@@ -88,7 +88,7 @@ class Prediction:
         return self.probabilities[self.label]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; ``text``, ``words``, ``cut``, other tasks, segments, embedding where there are any."""
+        """Return JSON-ready values; what only some models or questions have is there where there is any."""
         whole = Segment(self.start, self.end, self.label, self.probabilities)
         found: dict[str, Any] = {"id": self.id, **whole.as_dict(), "model": self.model}
         if self.text is not None:
@@ -144,8 +144,9 @@ class Predictor:
         """Recognise a file (path or open, from ``start`` to ``end`` seconds) or an array at ``sampling_rate``.
 
         A model that reads takes the ``text`` that is said there; one that does nothing else takes no recording. Without
-        a text the recording is judged alone. ``labels`` restricts the candidate classes: the others get probability zero. With ``segment`` the prediction has
-        a segment for every so many seconds, from the probabilities around each frame. Raises
+        a text the recording is judged alone. ``labels`` restricts the candidate classes: the others get probability
+        zero. With ``segment`` the prediction has a segment for every so many seconds, from the probabilities around
+        each frame; models that judge an utterance as a whole have none. Raises
         :class:`~serkit.errors.AudioError` for a recording that cannot be decoded, is silent, or is shorter than the
         bundle's ``min_seconds``; ``InputError`` for a recording or text that the model needs, or a text it cannot read.
         """

@@ -7,6 +7,7 @@ faster-whisper; ``bundle:FOLDER`` is a bundle that transcribes, such as those of
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ def load_faster_whisper(model: str) -> Transcriber:
     is found by the model. Raises ``InputError`` when the package is not installed or the model cannot be had.
     """
     try:
-        from faster_whisper import WhisperModel
+        package: Any = import_module("faster_whisper")
     except ImportError as error:
         raise missing_extra("faster-whisper", "transcribe") from error
     name = f"transcriber faster-whisper:{model}"
@@ -58,7 +59,7 @@ def load_faster_whisper(model: str) -> Transcriber:
     if model.startswith((".", "/", "~")) and not place.is_dir():
         raise InputError(f"{name}: no such folder")
     try:
-        whisper = WhisperModel(
+        whisper = package.WhisperModel(
             str(place) if place.is_dir() else model, device="cpu", cpu_threads=1, num_workers=count_cores()
         )
     except Exception as error:  # the hub's client, CTranslate2 and tokenizers have errors of their own

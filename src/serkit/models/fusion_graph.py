@@ -25,13 +25,7 @@ class FusionGraph(BundleGraph):
     ) -> None:
         super().__init__()
         assert (encoder is not None) == head.config.hears
-        self.head, self.layers, self.stride = head, tuple(layers), stride
-        self.hearing = encoder
-
-    @property
-    def encoder(self) -> Encoder | None:
-        """What the recording goes through; None where the head reads alone."""
-        return self.hearing
+        self.encoder, self.head, self.layers, self.stride = encoder, head, tuple(layers), stride
 
     @property
     def inputs(self) -> list[str]:

@@ -249,6 +249,11 @@ def _read_history(folder: Path, fold: Fold, seed: int) -> list[dict[str, Any]]:
     return json.loads(_files(folder, fold, seed)[1].read_text(encoding="utf-8"))
 
 
+def weights_file(folder: Path, fold: Fold, seed: int) -> Path:
+    """Return where a run keeps the weights of a fold and seed."""
+    return _files(folder, fold, seed)[0]
+
+
 def _files(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     """Return where the weights and the history of a fold and seed are."""
     name = f"{fold.name.replace('/', '-')}-seed{seed}"
