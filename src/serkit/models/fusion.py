@@ -26,7 +26,7 @@ Modality = Literal["text", "audio"]
 
 
 class FusionConfig(BaseModel):
-    """How a fusion head is built; the published sizes, but for ``layers``, which the paper's recipe sets to 2 as well.
+    """How a fusion head is built; the defaults are what was published for IEMOCAP.
 
     ``kind`` names one of :data:`FUSIONS`. With one of ``modalities`` the other is not read at all. ``dropout_input``
     acts on embedded words and on frames, ``dropout`` inside the blocks, ``dropout_output`` before the last map.
