@@ -166,8 +166,9 @@ def _fit_rate(recipe: Recipe, mean_seconds: float) -> float:
     if recipe.multi:
         targets, weights = torch.nn.functional.one_hot(targets, classes).float(), torch.ones(TRIAL, classes)
     examples = FeatureSet(tuple(map(str, range(TRIAL))), tuple(streams), targets, weights)
-    head = create_head(recipe.head, shapes, classes)
-    if recipe.fusion is not None:
+    if recipe.fusion is None:
+        head = create_head(recipe.head, shapes, classes)
+    else:
         words = tuple((f"word {number}",) * min(12, recipe.text.max_words) for number in range(TRIAL))
         spoken = Spoken(recipe, words, None)
         head = spoken.create(shapes, range(TRIAL))
