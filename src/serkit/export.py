@@ -72,8 +72,10 @@ def export_run(
         return export_fused(run, recipe, output, int8, fold, seed)
     if fold is not None or seed is not None:
         raise InputError(f"{run}: is trained again on all its speakers to be exported: leave out --fold and --seed")
+    check_exportable(run, recipe)
     encoder = encoder_spec(recipe.encoder).create()
-    check_exportable(run, recipe, encoder)
+    check_encoder(run, encoder)
+    check_windows(run, recipe, encoder)
     recipe, manifest = with_usual_epochs(run, recipe), load_data(recipe)
     material: Any = load(recipe, manifest, store(recipe, manifest, Path(cache), step))
     model, _ = material.fit(manifest.ids, (), recipe.seeds[0], None)
@@ -121,14 +123,13 @@ def export_fused(
     """
     fusion, section = recipe.fusion, recipe.encoder
     assert fusion is not None
-    check_fused(run, recipe)
+    check_exportable(run, recipe)
     manifest = load_data(recipe)
     number, chosen = choose_fold(run, list_work(recipe, manifest), fold, seed)
     recipe = recipe.of_fold(chosen.name)
     section = recipe.encoder
     encoder = encoder_spec(section).create() if fusion.hears else None
-    if encoder is not None and encoder.native_rate:
-        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take one rate")
+    check_encoder(run, encoder)
     layers = () if encoder is None else section.chosen(encoder.num_layers)
     shapes = [] if encoder is None else [(len(layers), encoder.dim)]
     limits = recipe.text.max_words, recipe.features.max_frames
@@ -141,20 +142,6 @@ def export_fused(
     card["details"] |= {"fold": chosen.name, "seed": number, "test": test_figures(table)}
     waveforms, texts = sample_inputs(run, manifest.select(chosen.test), encoder, card["min_seconds"])
     return write_bundle(output, graph, card, waveforms, int8, texts)
-
-
-def check_fused(run: Path, recipe: Recipe) -> None:
-    """Raise ``InputError`` unless one ONNX graph can do what a fusion ``recipe`` does on a single utterance."""
-    section = recipe.encoder
-    if any(each.name == GIVEN for each in recipe.encoders):
-        raise InputError(f"{run}: learned from features that its manifest brings, and a bundle hears recordings")
-    if recipe.features.normalise == "speaker":
-        raise InputError(f"{run}: features are normalised by speaker, which a single recording does not allow")
-    if recipe.streams:
-        names = " and ".join(stream.name for stream in recipe.streams)
-        raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
-    if section.zero_tail:
-        raise InputError(f"{run}: encoder.zero_tail is for repeating experiments: train without it to export")
 
 
 def choose_fold(run: Path, work: Sequence[tuple[int, Fold]], fold: str | None, seed: int | None) -> tuple[int, Fold]:
@@ -255,9 +242,10 @@ def _noises() -> list[np.ndarray]:
     return [rng.normal(0, level, size).astype(np.float32) for level, size in ((0.01, 16_000), (0.1, 50_000))]
 
 
-def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
-    """Raise ``InputError`` unless one ONNX graph can do what ``recipe`` does, on windows of a single recording."""
-    section, limits = recipe.encoder, []
+def check_exportable(run: Path, recipe: Recipe) -> None:
+    """Raise ``InputError`` unless one ONNX graph can do what ``recipe`` does on the recording of a single utterance."""
+    if any(section.name == GIVEN for section in recipe.encoders):
+        raise InputError(f"{run}: learned from features that its manifest brings, and a bundle hears recordings")
     if recipe.labels is None:
         raise InputError(f"{run}: learned ratings alone, and a bundle recognises classes: give the recipe labels")
     if recipe.multi:
@@ -267,10 +255,19 @@ def check_exportable(run: Path, recipe: Recipe, encoder: Encoder) -> None:
     if recipe.streams:
         names = " and ".join(stream.name for stream in recipe.streams)
         raise InputError(f"{run}: also uses {names}, which an ONNX graph cannot compute")
-    if encoder.native_rate:
-        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take 16 kHz")
-    if section.zero_tail:
+    if recipe.encoder.zero_tail:
         raise InputError(f"{run}: encoder.zero_tail is for repeating experiments: train without it to export")
+
+
+def check_encoder(run: Path, encoder: Encoder | None) -> None:
+    """Raise ``InputError`` for an encoder that takes every recording at another rate."""
+    if encoder is not None and encoder.native_rate:
+        raise InputError(f"{run}: its encoder takes recordings at their own rate, bundles take one rate")
+
+
+def check_windows(run: Path, recipe: Recipe, encoder: Encoder) -> None:
+    """Raise ``InputError`` where ``recipe`` hears less of an utterance than a window of its bundle has."""
+    section, limits = recipe.encoder, []
     if section.limit is not None and section.limit < WINDOW_SECONDS:
         limits.append(f"encoder.limit={WINDOW_SECONDS:g}")
     whole = int(WINDOW_SECONDS * encoder.frame_rate / section.stride)

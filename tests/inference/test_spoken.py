@@ -191,6 +191,19 @@ def test_given_features_are_no_recordings(run, tmp_path):
         export_run(copy, tmp_path / "bundle", tmp_path)
 
 
+def test_other_heads_have_no_fold_to_choose(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = (copy / "recipe.toml").read_text()
+    start = recipe.index("[fusion]")
+    end = recipe.index("\n[", start + 1)
+    recipe = recipe[:start] + recipe[end + 1 :]
+    start = recipe.index("[text]")
+    end = recipe.find("\n[", start + 1)
+    (copy / "recipe.toml").write_text(recipe[:start] + (recipe[end + 1 :] if end > 0 else ""))
+    with pytest.raises(InputError, match="is trained again on all its speakers .* leave out --fold and --seed"):
+        export_run(copy, tmp_path / "bundle", tmp_path, fold="1")
+
+
 def test_the_temperature_comes_from_the_dev_part_of_the_fold(run, bundle):
     table = pl.read_parquet(run / "predictions.parquet").filter(fold="1", seed=0)
     dev, test = (table.filter(pl.col("part") == part) for part in ("dev", "test"))

@@ -196,7 +196,7 @@ def test_what_takes_one_label_says_so(root, finished, tmp_path):
     made, said = run("export", finished, "-o", tmp_path / "bundle")
     assert made.exit_code and "learned several labels at once, and a bundle recognises one" in said
     with pytest.raises(InputError, match="several labels at once"):
-        check_exportable(finished, load_recipe(finished / "recipe.toml"), None)
+        check_exportable(finished, load_recipe(finished / "recipe.toml"))
     made, said = run("matrix", finished, "-o", tmp_path / "matrix")
     assert made.exit_code and "several labels at once, which serkit evaluate and serkit compare judge" in said
     made, said = run("compare", finished, finished)

@@ -47,7 +47,7 @@ def load_transcriber(source: str | Transcriber) -> Transcriber:
 def load_faster_whisper(model: str) -> Transcriber:
     """Load Whisper in CTranslate2's form: a local folder, a size such as "small", or a repository of the hub.
 
-    Decoding is greedy over the whole beam search (no sampling), so the same recording gives the same text. The language
+    It searches with five beams and samples nothing, so the same recording gives the same text. The language
     is found by the model. Raises ``InputError`` when the package is not installed or the model cannot be had.
     """
     try:
