@@ -140,7 +140,11 @@ def test_a_start_of_zero_is_a_start(tmp_path):
 def test_a_list_may_say_what_is_spoken_and_then_leave_recordings_out(tmp_path):
     path = write(tmp_path / "m.csv", "id,audio,text\none,a.wav,Oh no\ntwo,a.wav,\nthree,,Yes\n,,See\n")
     found = [(clip.id, clip.audio and Path(clip.audio).name, clip.text) for clip in find_clips([path])]
-    assert found == [("one", "a.wav", "Oh no"), ("two", "a.wav", None), ("three", None, "Yes"), ("m.csv:4", None, "See")]
+    heard, read = (
+        [("one", "a.wav", "Oh no"), ("two", "a.wav", None)],
+        [("three", None, "Yes"), ("m.csv:4", None, "See")],
+    )
+    assert found == heard + read
 
 
 @pytest.mark.parametrize(
