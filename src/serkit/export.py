@@ -355,8 +355,9 @@ def write_bundle(
         work = Path(name)
         export_graph(graph, work / "float.onnx")
         if int8:
-            spare = [name for name, _ in graph.named_buffers()]
-            quantise(work / "float.onnx", work / "model.onnx", spare, isinstance(graph, FusionGraph))
+            fused = isinstance(graph, FusionGraph)
+            spare = [name for name, _ in graph.named_buffers()] if fused else []
+            quantise(work / "float.onnx", work / "model.onnx", spare, fused)
         else:
             (work / "float.onnx").rename(work / "model.onnx")
         packages = ("serkit", "torch", "onnx", "onnxruntime")

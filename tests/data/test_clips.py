@@ -137,10 +137,20 @@ def test_a_start_of_zero_is_a_start(tmp_path):
     assert (clip.start, clip.end) == (0.0, 0.0)
 
 
+def test_a_list_may_say_what_is_spoken_and_then_leave_recordings_out(tmp_path):
+    path = write(tmp_path / "m.csv", "id,audio,text\none,a.wav,Oh no\ntwo,a.wav,\nthree,,Yes\n,,See\n")
+    found = [(clip.id, clip.audio and Path(clip.audio).name, clip.text) for clip in find_clips([path])]
+    heard, read = (
+        [("one", "a.wav", "Oh no"), ("two", "a.wav", None)],
+        [("three", None, "Yes"), ("m.csv:4", None, "See")],
+    )
+    assert found == heard + read
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("m.csv", "id,text\n1,hi\n", "row 1 names no recording"),
+        ("m.csv", "id,said\n1,hi\n", "row 1 names no recording"),
         ("m.csv", "id,audio\n1,a.wav\n2,\n", "row 2 names no recording"),
         ("m.csv", "audio,start\na.wav,soon\n", "row 1: start and end are seconds"),
         ("m.jsonl", '{"audio": "a.wav"}\n{"audio"\n', "cannot be read"),

@@ -85,7 +85,7 @@ def quantise(source: Path, path: Path, spare: Collection[str] = (), flat: bool =
 
     They are those of sequences ``(B, T, D)``, which an encoder's are; with ``flat`` also those of frames ``(F, D)``, of
     which a fusion head consists. ``spare`` names weights that stay as they are: spectra, whose faintest bands decide,
-    lose too much. Raises ``InputError`` where nothing is left to make smaller.
+    lose too much. Raises ``InputError`` where a fusion head has nothing to make smaller.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -105,7 +105,7 @@ def quantise(source: Path, path: Path, spare: Collection[str] = (), flat: bool =
         and any(name in weights and np.prod(weights[name].dims) >= 256 * 256 for name in node.input)
         and not set(spare) & set(node.input)
     ]
-    if not large:
+    if flat and not large:
         raise InputError("int8: the model has no matrix of 256 x 256 or more to make smaller: leave int8 out")
     if flat:
         large += [f"{name}_MatMul" for name in large]  # what the quantiser makes of a Gemm before it looks for names
