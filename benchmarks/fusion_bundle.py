@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from serkit.bundling import write_bundle
 from serkit.data.words import Vocabulary
 from serkit.encoders import create_encoder
-from serkit.export import fused_fields, write_bundle
+from serkit.export import fused_fields
 from serkit.inference.bundle import Bundle
 from serkit.models.fusion import FusionConfig, create_fusion
 from serkit.models.fusion_graph import FusionGraph

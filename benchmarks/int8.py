@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from serkit.data.audio import read_audio
 from serkit.evaluation.metrics import uar
-from serkit.export import Graph, export_graph, quantise
 from serkit.inference.bundle import Bundle, Card
+from serkit.models.graph import Graph
 from serkit.models.heads import create_head
+from serkit.models.onnx_files import export_graph, quantise
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import load_recipe
 

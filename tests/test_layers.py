@@ -13,7 +13,7 @@ import serkit
 
 SOURCE = Path(serkit.__file__).parent
 GROUND = {"cores", "errors", "processes", "progress"}  # import nothing of serkit, and anyone may import them
-ORDER = ["data", "encoders", "models", "training", "evaluation", "inference", "export", "cli"]
+ORDER = ["data", "encoders", "models", "training", "evaluation", "inference", "bundling", "export", "cli"]
 ALLOWED = {name: set(ORDER[: number + 1]) for number, name in enumerate(ORDER)}
 ALLOWED["evaluation"] = {"data", "evaluation"}
 ALLOWED["inference"] = {"data", "inference"}

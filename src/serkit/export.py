@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from safetensors.torch import load_file
 
+from serkit.bundling import write_bundle
 from serkit.data.audio import SAMPLING_RATE, read_audio
 from serkit.data.corpora import find_corpus
-from serkit.data.files import write_json
 from serkit.data.manifest import Manifest
 from serkit.data.protocols import Fold
 from serkit.encoders.base import Encoder
 from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint
-from serkit.errors import InputError, SerkitError, nearest
+from serkit.errors import InputError, nearest
 from serkit.evaluation.calibration import fit_temperature
 from serkit.evaluation.metrics import accuracy, uar
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
-from serkit.inference.bundle import Bundle, Card
 from serkit.models.cai import load_cai
 from serkit.models.emotion2vec import load_emotion2vec
 from serkit.models.fusion import FusionHead, restore_fusion
 from serkit.models.fusion_graph import FusionGraph
-from serkit.models.graph import TASK_OUTPUTS, BundleGraph, Graph, describe_tasks, graph_of
-from serkit.models.onnx_files import WHOLE_SECONDS, export_graph, longest_seconds, quantise
+from serkit.models.graph import Graph, describe_tasks, graph_of
+from serkit.models.onnx_files import WHOLE_SECONDS, longest_seconds
 from serkit.progress import Step, no_steps
 from serkit.training.given import GIVEN
 from serkit.training.material import encoder_spec, load_data
@@ -43,8 +38,6 @@ from serkit.training.stores import load, store
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
 EMOTION2VEC_SECONDS = 30.0
 """The window of emotion2vec's bundles: longer than nearly all utterances; its attention grows with the square."""
-TOLERANCE = {False: 1e-4, True: 0.15}
-"""Largest difference of a probability from PyTorch's that an export accepts, by whether it is int8."""
 
 
 def export_run(
@@ -334,78 +327,3 @@ def describe_origin(recipe: Recipe, manifest: Manifest, temperature: float) -> d
             "manifest_fingerprint": manifest.fingerprint(),
         },
     }
-
-
-def write_bundle(
-    folder: str | Path,
-    graph: BundleGraph,
-    card: dict[str, Any],
-    waveforms: Sequence[np.ndarray | None],
-    int8: bool = False,
-    texts: Sequence[str | None] | None = None,
-) -> dict[str, float]:
-    """Export ``graph`` and its ``card`` to ``folder``, after ONNX and PyTorch agree on ``waveforms`` and ``texts``.
-
-    Returns the largest difference of a probability and the share of equal labels. Raises ``SerkitError``, leaving
-    ``folder`` as it was, when the difference exceeds :data:`TOLERANCE`.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
-        work = Path(name)
-        export_graph(graph, work / "float.onnx")
-        if int8:
-            fused = isinstance(graph, FusionGraph)
-            spare = [name for name, _ in graph.named_buffers()] if fused else []
-            quantise(work / "float.onnx", work / "model.onnx", spare, fused)
-        else:
-            (work / "float.onnx").rename(work / "model.onnx")
-        packages = ("serkit", "torch", "onnx", "onnxruntime")
-        facts = {**card, "versions": {package: version(package) for package in packages}}
-        facts["details"] = {**card.get("details", {}), "precision": "int8" if int8 else "float32"}
-        write_json(work / "serkit.json", Card(**facts).dump())
-        agreement = compare(Bundle(work), graph, waveforms, texts)
-        if not agreement["max_probability_difference"] <= TOLERANCE[int8]:  # NaN must not pass
-            difference = agreement["max_probability_difference"]
-            raise SerkitError(f"{folder}: not written: probabilities of ONNX and PyTorch differ by {difference:.2g}")
-        folder.mkdir(exist_ok=True)
-        for file in ("model.onnx", "serkit.json"):
-            shutil.move(work / file, folder / file)
-    return agreement
-
-
-@torch.no_grad()
-def compare(
-    bundle: Bundle,
-    graph: BundleGraph,
-    waveforms: Sequence[np.ndarray | None],
-    texts: Sequence[str | None] | None = None,
-) -> dict[str, float]:
-    """Return how a bundle's probabilities differ from PyTorch's, and the share of equal labels.
-
-    They are compared on ``waveforms``, with their ``texts`` where the model reads.
-
-    The difference is that of any task, the share that of emotion. Of a bundle without classes it is that of the
-    embedding, in parts of its largest number.
-    """
-    differences, equal = [], 0
-    for waveform, text in zip(waveforms, texts or [None] * len(waveforms), strict=True):
-        words, _ = bundle.number(text)
-        outputs = bundle.run(waveform, words=words)
-        feed = bundle.feed(waveform, words)
-        found = graph(**{name: torch.from_numpy(values) for name, values in feed.items()})
-        named = dict(zip(graph.outputs, found, strict=True))
-        if not bundle.card.classes:
-            embedding = named["embedding"][0].numpy()
-            differences.append(np.abs(outputs.embedding - embedding).max() / np.abs(embedding).max())
-            continue
-        ours = outputs.probabilities
-        theirs = (named["logits"][0].double() / bundle.card.temperature).softmax(0).numpy()
-        differences.append(np.abs(ours - theirs).max())
-        equal += int(ours.argmax() == theirs.argmax())
-        for name, values in outputs.others.items():
-            wanted = named[TASK_OUTPUTS.get(name, f"{name}_logits")][0].double()
-            wanted = wanted if name in TASK_OUTPUTS else wanted.softmax(-1)
-            differences.append(np.abs(values - wanted.numpy()[: len(values)]).max())
-    share = equal / len(waveforms) if bundle.card.classes else 1.0
-    return {"max_probability_difference": float(np.max(differences)), "equal_labels": share}

@@ -587,7 +587,7 @@ def test_the_encoder_computes_what_the_published_tensors_say(tmp_path):
     assert torch.equal(read.state["alibi_scale"], state[f"{AUDIO}alibi_scale"].flatten())  # an encoder's own copy
     last = create_encoder("emotion2vec", weights=str(folder), layers=[2], reference=True)
     assert last.reference and (last(clip, torch.tensor([6000])).layers[0, 0] - expected[-1]).abs().max() < 1e-5
-    assert create_encoder("emotion2vec", weights=read, precision="int8").precision == "int8"
+    assert create_encoder("emotion2vec", weights=read, precision="int8").arithmetic == "int8"
     with pytest.raises(InputError, match="use the encoder 'emotion2vec'"):
         write_emotion2vec(tmp_path / "own", read)
         create_encoder("wav2vec2", weights=str(tmp_path / "own"))

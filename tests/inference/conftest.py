@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from serkit.bundling import write_bundle
 from serkit.encoders.whisper import WhisperConfig, WhisperEncoder
-from serkit.export import Graph, write_bundle
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
+from serkit.models.graph import Graph
 from serkit.models.heads import Batch, HeadConfig, create_head
 
 CLASSES = ("angry", "happy", "neutral", "sad")

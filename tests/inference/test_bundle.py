@@ -11,9 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from serkit import export
+from serkit import bundling
+from serkit.bundling import TOLERANCE, compare, write_bundle
 from serkit.errors import InputError, SerkitError
-from serkit.export import TOLERANCE, compare, write_bundle
 from serkit.inference.bundle import Bundle, Card, read_card
 
 from .conftest import CARD, CLASSES
@@ -34,7 +34,7 @@ def copy(bundle_folder, tmp_path):
 @pytest.fixture
 def exported(bundle_folder, monkeypatch):
     """Exports in no time: the tiny bundle's graph is copied instead of traced again."""
-    monkeypatch.setattr(export, "export_graph", lambda graph, path: shutil.copy(bundle_folder / "model.onnx", path))
+    monkeypatch.setattr(bundling, "export_graph", lambda graph, path: shutil.copy(bundle_folder / "model.onnx", path))
 
 
 # ONNX and PyTorch
@@ -234,7 +234,7 @@ def test_an_export_that_disagrees_leaves_the_old_bundle_untouched(
     exported, graph, make_speech, copy, monkeypatch, difference
 ):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    monkeypatch.setattr(export, "compare", lambda *_: {"max_probability_difference": difference, "equal_labels": 1.0})
+    monkeypatch.setattr(bundling, "compare", lambda *_: {"max_probability_difference": difference, "equal_labels": 1.0})
     with pytest.raises(SerkitError, match="copy: not written: probabilities of ONNX and PyTorch differ"):
         write_bundle(copy, graph, {**CARD, "name": "new"}, [make_speech()])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

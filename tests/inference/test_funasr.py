@@ -14,7 +14,7 @@ import soundfile
 import torch
 from emotion2vec_weights import seeded_state
 
-from serkit import export
+from serkit import bundling
 from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint, write_emotion2vec
 from serkit.encoders.emotion2vec.state import convert_state, read_model_conf
 from serkit.errors import AudioError, InputError
@@ -68,7 +68,7 @@ def exported(folder, monkeypatch):
         model.graph.output.extend(kept)
         onnx.save(model, path)
 
-    monkeypatch.setattr(export, "export_graph", copy)
+    monkeypatch.setattr(bundling, "export_graph", copy)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_without_a_head_there_are_features_alone(exported, checkpoint, golden, t
 
 def test_a_bundle_is_refused_when_its_features_are_others(exported, checkpoint, tmp_path):
     state = {**checkpoint.state, "utterance_tokens": checkpoint.state["utterance_tokens"].flip(-1)}
-    with pytest.raises(export.SerkitError, match="not written"):
+    with pytest.raises(bundling.SerkitError, match="not written"):
         export_emotion2vec(replace(checkpoint, head=None, tokens=None, state=state), tmp_path / "bare")
 
 

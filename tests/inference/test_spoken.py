@@ -15,13 +15,14 @@ import soundfile
 import torch
 
 import serkit as package
-from serkit import export
+from serkit import bundling, export
+from serkit.bundling import compare, write_bundle
 from serkit.data.audio import read_audio
 from serkit.data.clips import Clip
 from serkit.data.words import Vocabulary
 from serkit.encoders.mel_decibels import MelDecibels
 from serkit.errors import AudioError, InputError
-from serkit.export import compare, export_run, write_bundle
+from serkit.export import export_run
 from serkit.inference.bundle import Bundle, read_card
 from serkit.inference.funasr import AutoModel
 from serkit.inference.predictor import Predictor
@@ -114,7 +115,7 @@ def clip(tmp_path, make_tone):
 @pytest.fixture
 def exported(bundle, monkeypatch):
     """Exports in no time: the graph of the bundle that reads and hears is copied."""
-    monkeypatch.setattr(export, "export_graph", lambda graph, path: shutil.copy(bundle / "model.onnx", path))
+    monkeypatch.setattr(bundling, "export_graph", lambda graph, path: shutil.copy(bundle / "model.onnx", path))
 
 
 def shares(prediction):
@@ -164,7 +165,7 @@ def test_the_card_tells_what_is_read_and_heard(bundle):
 
 def test_another_fold_and_seed_may_be_asked_for(run, exported, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(export, "compare", lambda *given: seen.append(given) or {"max_probability_difference": 0.0})
+    monkeypatch.setattr(bundling, "compare", lambda *given: seen.append(given) or {"max_probability_difference": 0.0})
     export_run(run, tmp_path / "other", tmp_path, fold="2", seed=1)
     told = read_card(tmp_path / "other").details
     assert (told["fold"], told["seed"]) == ("2", 1)

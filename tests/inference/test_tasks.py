@@ -16,12 +16,13 @@ import torch
 from serkit.cli import learn
 from serkit.data.text import WAV2VEC2
 from serkit.errors import InputError
-from serkit.export import export_run, longest_seconds
+from serkit.export import export_run
 from serkit.inference.bundle import Bundle
 from serkit.inference.predictor import Predictor
 from serkit.inference.transcribers import load_transcriber
 from serkit.models.cai import load_cai
 from serkit.models.model import Waveforms
+from serkit.models.onnx_files import longest_seconds
 from serkit.training.recipe import load_recipe
 from serkit.training.run import train
 

@@ -497,7 +497,8 @@ def test_ratings_leave_the_graph_in_the_units_of_the_manifest(tmp_path):
 def test_a_merged_encoder_exports(corpus, tmp_path):
     pytest.importorskip("peft")
     onnxruntime = pytest.importorskip("onnxruntime")
-    from serkit.export import Graph, export_graph
+    from serkit.models.graph import Graph
+    from serkit.models.onnx_files import export_graph
 
     model = create_model(corpus[1], options=LORA).eval()
     for name, weight in model.encoder.named_parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -152,7 +153,7 @@ def test_accuracy_is_that_of_all_utterances(monkeypatch):
     scores = torch.tensor([[2.0, 0, 0], [2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]])
     monkeypatch.setattr(fit_module, "predict", lambda head, dev: scores.log_softmax(1))
     dev = replace(utterances(4, 2, 0), targets=torch.tensor([0, 0, 0, 2]))
-    line = evaluate_dev(nn.Linear(1, 1), dev)
+    line = evaluate_dev(SimpleNamespace(multi=False), dev)
     assert line["dev_accuracy"] == 0.75 and line["dev_uar"] == pytest.approx((2 / 3 + 1) / 2)
     options = TrainingOptions(monitor="accuracy")
     assert options.score(line) == 0.75 and TrainingOptions(monitor="loss").score({"dev_loss": 2.0}) == -2

@@ -112,7 +112,7 @@ def test_an_epoch_sees_every_copy_once_with_its_own_target_and_weight(frames, mo
     monkeypatch.setattr(head, "each", each)
     monkeypatch.setattr(
         "serkit.training.fit._loss",
-        lambda scores, targets, weights, _: losses.append((targets.tolist(), weights.tolist())) or scores.sum(),
+        lambda scores, targets, weights, *_: losses.append((targets.tolist(), weights.tolist())) or scores.sum(),
     )
     fit(head, whole, None, TrainingOptions(epochs=2, batch_size=4), 0)
     assert len(seen) == 2 * 6  # 21 examples in steps of 4
