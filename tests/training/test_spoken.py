@@ -216,3 +216,9 @@ def test_one_command_plans_both_models(manifest, tmp_path):
     assert [run.folder.name for run in runs] == ["mnt"]
     with pytest.raises(InputError, match="name one recipe"):
         load_recipe("mat/mosi", ["data.root=corpora"])
+
+
+def test_audio_is_needed_where_it_is_heard(manifest, tmp_path):
+    recipe = recipe_of(manifest, encoder={"name": "mat-mel"})
+    with pytest.raises(InputError, match="utterance u000: has no recording: fill the manifest's column audio"):
+        train(recipe, tmp_path / "run", tmp_path / "cache", workers=1)

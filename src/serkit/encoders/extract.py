@@ -73,9 +73,10 @@ def list_jobs(manifest: Manifest, copy: int = 0, augmentation: str = "", failed:
             if name not in hashed:
                 hashed = {name: _hash_file(name)}  # rows of one recording stand together: keep only the last file
         except AudioError as error:
+            told = f"utterance {row['id']}: {error}"
             if failed is None:
-                raise
-            failed.append(f"utterance {row['id']}: {error}")
+                raise AudioError(told) from error
+            failed.append(told)
             continue
         digest, size = hashed[name]
         seed = f"{copy}/{row['id']}" if copy else None
@@ -153,7 +154,7 @@ def write_features(jobs: list[Job], cache: FeatureCache, folder: str | Path, fra
 def _hash_file(name: str | None) -> tuple[Any, int]:
     """Return the hash of a recording's bytes, to be gone on with, and their number."""
     if name is None:
-        raise AudioError("has no recording")
+        raise AudioError("has no recording: fill the manifest's column audio")
     try:
         with Path(name).open("rb") as file:
             digest = hashlib.file_digest(file, start_key)
