@@ -24,7 +24,7 @@ from serkit.evaluation.metrics import accuracy, uar
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.models.cai import load_cai
 from serkit.models.emotion2vec import load_emotion2vec
-from serkit.models.fusion import FusionHead, restore_fusion
+from serkit.models.fusion import FusionHead
 from serkit.models.fusion_graph import FusionGraph
 from serkit.models.graph import Graph, describe_tasks, graph_of
 from serkit.models.onnx_files import WHOLE_SECONDS, longest_seconds
@@ -33,6 +33,7 @@ from serkit.training.given import GIVEN
 from serkit.training.material import encoder_spec, load_data
 from serkit.training.recipe import Recipe, load_recipe
 from serkit.training.run import list_work, weights_file
+from serkit.training.spoken import Spoken
 from serkit.training.stores import load, store
 
 MIN_SECONDS, WINDOW_SECONDS = 0.25, 15.0
@@ -114,20 +115,17 @@ def export_fused(
     how ONNX and PyTorch agree. Raises ``InputError`` for a fold or seed that the run lacks, and for what a bundle
     cannot do.
     """
-    fusion, section = recipe.fusion, recipe.encoder
-    assert fusion is not None
     check_exportable(run, recipe)
     manifest = load_data(recipe)
     number, chosen = choose_fold(run, list_work(recipe, manifest), fold, seed)
     recipe = recipe.of_fold(chosen.name)
     section = recipe.encoder
-    encoder = encoder_spec(section).create() if fusion.hears else None
+    encoder = encoder_spec(section).create() if recipe.encoders else None
     check_encoder(run, encoder)
     layers = () if encoder is None else section.chosen(encoder.num_layers)
     shapes = [] if encoder is None else [(len(layers), encoder.dim)]
-    limits = recipe.text.max_words, recipe.features.max_frames
     state = load_file(weights_file(run, chosen, number))
-    head = restore_fusion(fusion, shapes, len(recipe.classes), state, *limits).heads[0]
+    head = Spoken(recipe, (), None).restore(shapes, state).heads[0]
     assert isinstance(head, FusionHead)
     graph = FusionGraph(head.eval(), encoder, layers, section.stride)
     table = read_predictions(run / "predictions.parquet").filter(fold=chosen.name, seed=number)

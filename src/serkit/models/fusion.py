@@ -75,8 +75,8 @@ class FusionConfig(BaseModel):
 class Fusion(nn.Module):
     """What makes one vector ``(B, width)`` of the tracks of an utterance, each of frames ``(F, hidden)``.
 
-    Words go through self blocks and are reduced over time, whatever happens to the audio. A subclass says what its
-    ``width`` is and how the audio is modulated; without words it is to treat the audio alone.
+    Words go through self blocks and are reduced over time, whatever happens to the audio; so is what a subclass hears,
+    and the two are added up. A subclass says what its ``width`` is and how the words modulate the audio.
     """
 
     def __init__(self, config: FusionConfig) -> None:
@@ -100,6 +100,15 @@ class Fusion(nn.Module):
 
     def forward(self, words: Track | None, audio: Track | None) -> Tensor:
         """Return ``(B, width)``; at least one track is there."""
+        read, vector = (None, None) if words is None else self.read(words)
+        if audio is None:
+            assert vector is not None
+            return vector
+        heard = self.reduce_audio(self.hear(audio, read, vector))
+        return heard if vector is None else vector + heard
+
+    def hear(self, audio: Track, words: Track | None, vector: Tensor | None) -> Track:
+        """Return ``audio`` after its blocks; ``words`` and their ``vector`` are what :meth:`read` gave, or None."""
         raise NotImplementedError
 
     def read(self, words: Track) -> tuple[Track, Tensor]:
@@ -118,15 +127,10 @@ class ModulatedAttention(Fusion):
     def audio_block(self, config: FusionConfig, *sizes: Any) -> SelfBlock:
         return (GuidedBlock if config.reads else SelfBlock)(*sizes)
 
-    def forward(self, words: Track | None, audio: Track | None) -> Tensor:
-        read, vector = (None, None) if words is None else self.read(words)
-        if audio is None:
-            assert vector is not None
-            return vector
+    def hear(self, audio: Track, words: Track | None, vector: Tensor | None) -> Track:
         for block in self.audio:
-            audio = block(audio) if read is None else block.guide(audio, read)  # type: ignore[operator]
-        heard = self.reduce_audio(audio)
-        return heard if vector is None else vector + heard
+            audio = block(audio) if words is None else block.guide(audio, words)  # type: ignore[operator]
+        return audio
 
 
 class ModulatedNormalisation(Fusion):
@@ -140,16 +144,11 @@ class ModulatedNormalisation(Fusion):
     def width_of(self, config: FusionConfig) -> int:
         return config.hidden
 
-    def forward(self, words: Track | None, audio: Track | None) -> Tensor:
-        vector = None if words is None else self.read(words)[1]
-        if audio is None:
-            assert vector is not None
-            return vector
+    def hear(self, audio: Track, words: Track | None, vector: Tensor | None) -> Track:
         every = [None] * len(self.audio) if vector is None else self._offsets(vector)
         for block, offsets in zip(self.audio, every, strict=True):
             audio = block(audio, offsets)
-        heard = self.reduce_audio(audio)
-        return heard if vector is None else vector + heard
+        return audio
 
     def _offsets(self, vector: Tensor) -> list[tuple[Offsets, Offsets]]:
         """Return the offsets of both norms of each block."""

@@ -19,7 +19,7 @@ from serkit.models.losses import presence_losses
 from serkit.models.norms import BatchNorm, settle_norms
 from serkit.training.checkpoint import Progress
 from serkit.training.features import FeatureSet
-from serkit.training.presence import judge_presence
+from serkit.training.presence import judge_presence, listed_by_class
 
 
 class TrainingOptions(BaseModel):
@@ -109,10 +109,7 @@ def balance_weights(targets: Tensor, corpora: list[str], balance: str) -> Tensor
 
 def listed_weights(targets: Tensor, classes: Sequence[str], listed: Mapping[str, float]) -> Tensor:
     """Return what each utterance counts ``(U,)`` by its class; raises ``InputError`` unless all are ``listed``."""
-    if set(listed) != set(classes):
-        odd = min(set(listed) ^ set(classes))
-        raise InputError(f"training.class_weights: {odd!r} is not listed or no class: list {', '.join(classes)}")
-    return torch.tensor([listed[name] for name in classes])[targets]
+    return listed_by_class(classes, listed)[targets]
 
 
 def schedule_factor(options: TrainingOptions, step: int, steps: int) -> float:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from serkit.data.feature_columns import split_feature
 from serkit.data.folds import Fold
 from serkit.data.manifest import Manifest
 from serkit.errors import InputError
 from serkit.training.sections import EncoderSection
 
 GIVEN = "given"
-PLACE = re.compile(r"(?P<file>.+?\.(?:npy|npz))(?:#(?P<name>.+?)(?:\[(?P<row>\d+)\])?)?")
+PART = re.compile(r"(?:#(?P<name>.+?)(?:\[(?P<row>\d+)\])?)?")
 LEARNED = "text_cnn"
 """A column of CMU-MOSI's features that was itself learned from labels: those of bc-LSTM's training part."""
 
@@ -86,13 +86,14 @@ def check_learned(manifest: Manifest, section: EncoderSection, folds: Sequence[F
 def _read(
     id: str, column: str, place: str | None, files: dict[str, Any], arrays: dict[tuple[str, str], np.ndarray]
 ) -> np.ndarray:
-    match = PLACE.fullmatch(place or "")
-    if match is None or (match["file"].endswith(".npz") and not match["name"]):
+    file, part = split_feature(place or "")
+    match = PART.fullmatch(part)
+    if match is None or not (file.endswith(".npy") or (file.endswith(".npz") and match["name"])):
         raise InputError(f"utterance {id}: {column} is {place!r}: write FILE.npy, FILE.npz#NAME or FILE.npz#NAME[ROW]")
-    file, name, row = match["file"], match["name"] or "", match["row"]
+    name, row = match["name"] or "", match["row"]
     try:
         if file not in files:
-            files[file] = np.load(Path(file), allow_pickle=False)
+            files[file] = np.load(file, allow_pickle=False)
         if not name:
             return files[file]
         if row is None:

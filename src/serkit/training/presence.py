@@ -57,6 +57,14 @@ def check_presence(targets: Tensor, classes: Sequence[str], whose: str) -> None:
             raise InputError(f"{whose}: no training utterance has {name!r}: leave it out of labels.classes")
 
 
+def listed_by_class(classes: Sequence[str], listed: Mapping[str, float]) -> Tensor:
+    """Return ``training.class_weights`` in the order of the classes ``(C,)``; raises ``InputError`` unless all are."""
+    if set(listed) != set(classes):
+        odd = min(set(listed) ^ set(classes))
+        raise InputError(f"training.class_weights: {odd!r} is not listed or no class: list {', '.join(classes)}")
+    return torch.tensor([listed[name] for name in classes])
+
+
 def cell_weights(targets: Tensor, classes: Sequence[str], balance: str, listed: Mapping[str, float]) -> Tensor:
     """Return what each cell ``(U, C)`` of a training part counts: 1, or where a class is present its weight.
 
@@ -64,12 +72,9 @@ def cell_weights(targets: Tensor, classes: Sequence[str], balance: str, listed: 
     those with it, of those where it is known: PyTorch's ``pos_weight``. Raises ``InputError`` unless all are listed,
     and for a class that all or none have.
     """
-    if listed and set(listed) != set(classes):
-        odd = min(set(listed) ^ set(classes))
-        raise InputError(f"training.class_weights: {odd!r} is not listed or no class: list {', '.join(classes)}")
     has = targets > 0
     present, absent = has.sum(0), (targets == 0).sum(0)
-    weights = torch.tensor([listed[name] for name in classes]) if listed else torch.ones(len(classes))
+    weights = listed_by_class(classes, listed) if listed else torch.ones(len(classes))
     if balance == "class":
         for name, one, other in zip(classes, present.tolist(), absent.tolist(), strict=True):
             if not (one and other):
