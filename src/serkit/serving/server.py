@@ -38,7 +38,7 @@ class Server:
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not any([hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]):
+        if not any(hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys):
             raise Problem("unauthorized", "give an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
 
 
