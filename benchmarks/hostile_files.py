@@ -69,7 +69,7 @@ def make_wave(rate: int = 16_000, channels: int = 1, seconds: float = SECONDS) -
 def encode(wave: np.ndarray, rate: int, container: str, codec: str, picture: tuple[int, int] | None = None) -> bytes:
     """Return ``wave (S, channels)`` in FFmpeg's ``container``; with ``picture`` there is a video of that size too."""
     file, layout = io.BytesIO(), {1: "mono", 2: "stereo"}[wave.shape[1]]
-    with av.open(file, "w", format=container) as out:
+    with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as out:  # no random numbers
         if picture is not None:
             video = out.add_stream("mpeg4", rate=10)
             video.width, video.height = picture
@@ -78,7 +78,7 @@ def encode(wave: np.ndarray, rate: int, container: str, codec: str, picture: tup
         stream.bit_rate = 4_750 if "amr" in codec else 32_000
         if picture is not None:
             black = np.zeros((picture[1] * 3 // 2, picture[0]), np.uint8)
-            for _ in range(3):
+            for _ in range(2):
                 out.mux(video.encode(av.VideoFrame.from_ndarray(black, "yuv420p")))
             out.mux(video.encode(None))
         pcm = np.ascontiguousarray((wave * 32767).astype(np.int16).reshape(1, -1))
@@ -103,10 +103,11 @@ def make_seeds() -> dict[str, tuple[str, bytes]]:
                 rate = 8_000 if subtype in ("GSM610", "ULAW") else 16_000
                 soundfile.write(file, make_wave(rate, channels), rate, subtype=subtype, format=format.upper())
                 ending = {"rf64": "wav", "wavex": "wav"}.get(format, format)
-                seeds[f"{format}-{subtype.lower()}-{channels}"] = ("." + ending, file.getvalue())
+                seeds[f"{format}-{subtype.lower()}-{channels}"] = ("." + ending, settle(file.getvalue()))
     for ending, container, codec in AV:
         rate = {"libopencore_amrnb": 8_000, "ac3": 44_100, "libopus": 48_000}.get(codec, 16_000)
-        seeds[f"{container}-{codec}"] = ("." + ending, encode(make_wave(rate), rate, container, codec))
+        content = encode(make_wave(rate), rate, container, codec)
+        seeds[f"{container}-{codec}"] = ("." + ending, settle(content))
     seeds["mp4-video"] = (".mp4", encode(make_wave(16_000, 2), 16_000, "mp4", "aac", picture=(64, 48)))
     return seeds
 
@@ -135,14 +136,14 @@ def make_text(rng: np.random.Generator, seeds: dict[str, tuple[str, bytes]], tar
     names = list(seeds)
     inner = seeds[names[rng.integers(len(names))]][1]
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("a.wav", inner)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(zipfile.ZipInfo("a.wav"), inner, zipfile.ZIP_DEFLATED)  # without a date
     playlists = list(make_playlists(target).values())
     choices: list[tuple[str, Callable[[], bytes]]] = [
         ("text", lambda: b"these are words, not sounds\n" * int(rng.integers(1, 400))),
         ("json", lambda: b'{"file": [' + b"1," * int(rng.integers(1, 4000)) + b"]}"),
         ("zip", archive.getvalue),
-        ("gzip", lambda: gzip.compress(inner)),
+        ("gzip", lambda: gzip.compress(inner, mtime=0)),
         ("random", lambda: rng.bytes(int(rng.integers(1, 20_000)))),
         ("zeros", lambda: bytes(int(rng.integers(0, 20_000)))),
         ("empty", lambda: b""),
@@ -222,6 +223,18 @@ def mend_ogg(content: bytearray) -> None:
         content[place + 22 : place + 26] = bytes(4)
         content[place + 22 : place + 26] = struct.pack("<I", ogg_checksum(content[place:end]))
         place = content.find(b"OggS", place + 4)
+
+
+def settle(content: bytes) -> bytes:
+    """Replace what encoders draw or take from the clock: the numbers of Ogg streams, the date of the PEAK chunk."""
+    settled = bytearray(content)
+    for match in re.finditer(b"OggS", content):
+        settled[match.start() + 14 : match.start() + 18] = struct.pack("<I", 1)
+    peak = content.find(b"PEAK")
+    if peak >= 0:
+        settled[peak + 12 : peak + 16] = bytes(4)
+    mend_ogg(settled)
+    return bytes(settled)
 
 
 def ogg_checksum(page: bytes | bytearray) -> int:

@@ -317,7 +317,8 @@ def _av_blocks(source: Source, start: float, end: float | None) -> tuple[int, Ge
 def _decode_av(container, stream, rate: int, name: str, start: float, end: float | None) -> Generator[np.ndarray]:  # noqa: ANN001
     import av
 
-    to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+    # Interleaved, as PyAV's arrays of more than eight planes end the process (18.1).
+    to_float = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
     origin = float((stream.start_time or 0) * stream.time_base)
     position, last = None, None if end is None else round(end * rate)
     first = round(start * rate)
@@ -329,7 +330,7 @@ def _decode_av(container, stream, rate: int, name: str, start: float, end: float
                 if position is None:  # after a seek the first frame says where the decoder really is
                     position = round((frame.time - origin) * rate) if start > 0 and frame.time is not None else 0
                 for piece in to_float.resample(frame):
-                    samples = piece.to_ndarray().T
+                    samples = piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
                     low = max(0, first - position)
                     high = len(samples) if last is None else min(len(samples), last - position)
                     position += len(samples)
@@ -337,7 +338,7 @@ def _decode_av(container, stream, rate: int, name: str, start: float, end: float
                         yield samples[low:high]
                 if last is not None and position >= last:
                     return
-        except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
+        except (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError) as error:
             raise AudioError(f"{name}: cannot be decoded: {getattr(error, 'strerror', None) or error}") from error
     if last is not None and last > (position or 0) + rate // 10:
         raise AudioError(
