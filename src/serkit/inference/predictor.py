@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,16 @@ class Predictor:
             raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
+        self.decode: Callable[..., Iterator[np.ndarray]] = stream_audio
+
+    def through(self, bundle: Bundle, decode: Callable[..., Iterator[np.ndarray]]) -> Predictor:
+        """Return the same predictor with its windows judged by ``bundle`` and its files decoded by ``decode``.
+
+        So a server queues windows and bounds what it decodes; ``decode`` takes what :func:`stream_audio` does.
+        """
+        other = copy(self)
+        other.bundle, other.decode = bundle, decode
+        return other
 
     def predict(
         self,
@@ -161,7 +172,7 @@ class Predictor:
             if isinstance(audio, np.ndarray):
                 return iter([to_mono(audio, sampling_rate, rate)])
             assert audio is not None
-            return stream_audio(audio, start, end, False, rate)
+            return self.decode(audio, start, end, False, rate)
 
         if text is None and audio is not None and self.transcriber is not None:
             text = self.transcriber(np.concatenate(list(blocks(SAMPLING_RATE))))

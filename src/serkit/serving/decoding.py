@@ -1,0 +1,115 @@
+"""Decoding for a request: stopped when its time is up, bounded in seconds, with the peaks of the waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from serkit.data.audio import SAMPLING_RATE, Source, read_info, source_name, stream_audio
+from serkit.errors import AudioError
+from serkit.serving.engine import Place
+from serkit.serving.metrics import Metrics
+from serkit.serving.problems import Problem
+
+RATES = (1_000, 768_000)
+CHANNELS = 64
+"""What recordings have; more is a header that lies, and would be paid for in memory."""
+GATHER = 5.0
+"""Blocks are handed on in pieces of about so many seconds: some decoders give 20 ms at a time."""
+
+
+class Decoder:
+    """Takes the place of :func:`stream_audio` for one request.
+
+    ``max_seconds`` holds for what is decoded, whatever the header says. With ``peaks`` it keeps the waveform's outline.
+    """
+
+    def __init__(self, place: Place, metrics: Metrics, max_seconds: float, peaks: bool = False) -> None:
+        self.place, self.metrics, self.max_seconds = place, metrics, max_seconds
+        self.outline = Outline() if peaks else None
+
+    def __call__(
+        self,
+        source: Source,
+        start: float | None = None,
+        end: float | None = None,
+        native: bool = False,
+        sampling_rate: int = SAMPLING_RATE,
+    ) -> Iterator[np.ndarray]:
+        """Yield mono blocks ``(S,)``; raises ``Problem`` when the time is up or the recording too long."""
+        self.place.check()
+        self.check_header(source)
+        parts: list[np.ndarray] = []
+        gathered = total = 0
+        for block in stream_audio(source, start, end, native, sampling_rate):
+            self.place.check()
+            parts.append(block)
+            gathered, total = gathered + len(block), total + len(block)
+            if total > self.max_seconds * sampling_rate:
+                raise self.too_long()
+            if gathered >= GATHER * sampling_rate:
+                yield self.hand_on(parts, sampling_rate)
+                parts, gathered = [], 0
+        if parts:
+            yield self.hand_on(parts, sampling_rate)
+
+    def hand_on(self, parts: list[np.ndarray], rate: int) -> np.ndarray:
+        """Return ``parts`` as one, counted."""
+        block = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self.metrics.audio.inc(len(block) / rate)
+        if self.outline is not None:
+            self.outline.push(block)
+        return block
+
+    def check_header(self, source: Source) -> None:
+        """Refuse by its header what would be refused later, or costs more memory than a recording may."""
+        info = read_info(source)
+        if not RATES[0] <= info.sampling_rate <= RATES[1]:
+            raise AudioError(f"{source_name(source)}: a sampling rate of {info.sampling_rate} Hz is not audio")
+        if not 1 <= info.channels <= CHANNELS:
+            raise AudioError(f"{source_name(source)}: {info.channels} channels, at most {CHANNELS} are taken")
+        if info.seconds is not None and info.seconds > self.max_seconds + 1:
+            raise self.too_long()
+
+    def too_long(self) -> Problem:
+        """Return the problem of a recording that is too long."""
+        return Problem("too_long", f"the recording is longer than {self.max_seconds:g} s: send it in parts")
+
+
+class Outline:
+    """The largest absolute samples of a recording of unknown length, in at most :attr:`most` numbers.
+
+    It begins with one number a sample and merges neighbours whenever there are too many, so borders are kept to
+    1 / (``most`` / 2) of the length.
+    """
+
+    most = 1 << 20
+
+    def __init__(self) -> None:
+        self.step, self.samples = 1, 0
+        self.found = np.zeros(0, np.float32)
+        self.rest = np.zeros(0, np.float32)
+
+    def push(self, block: np.ndarray) -> None:
+        """Take the next samples ``(S,)``."""
+        self.samples += len(block)
+        waiting = np.concatenate([self.rest, np.abs(block)])
+        whole = len(waiting) // self.step * self.step
+        self.rest = waiting[whole:]
+        self.found = np.concatenate([self.found, waiting[:whole].reshape(-1, self.step).max(axis=1, initial=0.0)])
+        while len(self.found) > self.most:
+            if len(self.found) % 2:
+                self.rest = np.concatenate([np.repeat(self.found[-1:], self.step), self.rest])
+                self.found = self.found[:-1]
+            self.found, self.step = self.found.reshape(-1, 2).max(axis=1), 2 * self.step
+
+    def peaks(self, number: int) -> list[float]:
+        """Return the largest of each of ``number`` equal parts, in [0, 1]."""
+        every = np.append(self.found, self.rest.max()) if len(self.rest) else self.found
+        if not len(every):
+            return [0.0] * number
+        borders = np.arange(number + 1) * self.samples / number / self.step
+        first = np.minimum(np.floor(borders[:-1] + 1e-9).astype(int), len(every) - 1)
+        last = np.clip(np.ceil(borders[1:] - 1e-9).astype(int), first + 1, len(every))
+        return [round(min(1.0, float(every[low:high].max())), 4) for low, high in zip(first, last, strict=True)]
