@@ -25,7 +25,10 @@ from serkit.serving.server import Server
 from serkit.serving.settings import Settings
 
 WEB = Path(__file__).parent / "web"
-OPTIONS = {"/v1/predict": PredictOptions, "/v1/timeline": TimelineQuery}
+OPTIONS = {
+    "/v1/predict": list(PredictOptions.model_fields),
+    "/v1/timeline": list(TimelineQuery.model_fields),
+}
 TEXT = (
     "Speech emotion recognition. Answers say what is expressed in a recording, not what a person feels. Times are in "
     "seconds, probabilities in [0, 1]. Live audio goes over a WebSocket at /v1/stream."
@@ -95,8 +98,8 @@ async def refuse_route(request: Request, error: Exception) -> Response:
 async def refuse_option(request: Request, error: Exception) -> Response:
     """Answer to an option that is unknown or wrong."""
     assert isinstance(error, RequestValidationError)
-    known = OPTIONS.get(getattr(request.scope.get("route"), "path", ""))
-    raise explain(error.errors()[0], list(known.model_fields) if known else [])
+    route = getattr(request.scope.get("route"), "path", "")
+    raise explain(error.errors()[0], OPTIONS.get(route, []))
 
 
 def declare_keys(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from serkit.data.audio import SAMPLING_RATE, Source, read_info, source_name, stream_audio
 from serkit.errors import AudioError
+from serkit.inference.envelope import Envelope
 from serkit.serving.engine import Place
 from serkit.serving.metrics import Metrics
 from serkit.serving.problems import Problem
@@ -22,12 +23,13 @@ GATHER = 5.0
 class Decoder:
     """Takes the place of :func:`stream_audio` for one request.
 
-    ``max_seconds`` holds for what is decoded, whatever the header says. With ``peaks`` it keeps the waveform's outline.
+    ``max_seconds`` holds for what is decoded, whatever the header says. With ``peaks`` it keeps the waveform's outline in
+    that many numbers.
     """
 
-    def __init__(self, place: Place, metrics: Metrics, max_seconds: float, peaks: bool = False) -> None:
+    def __init__(self, place: Place, metrics: Metrics, max_seconds: float, peaks: int | None = None) -> None:
         self.place, self.metrics, self.max_seconds = place, metrics, max_seconds
-        self.outline = Outline() if peaks else None
+        self.outline = None if peaks is None else Envelope(peaks)
 
     def __call__(
         self,
@@ -75,41 +77,3 @@ class Decoder:
     def too_long(self) -> Problem:
         """Return the problem of a recording that is too long."""
         return Problem("too_long", f"the recording is longer than {self.max_seconds:g} s: send it in parts")
-
-
-class Outline:
-    """The largest absolute samples of a recording of unknown length, in at most :attr:`most` numbers.
-
-    It begins with one number a sample and merges neighbours whenever there are too many, so borders are kept to
-    1 / (``most`` / 2) of the length.
-    """
-
-    most = 1 << 20
-
-    def __init__(self) -> None:
-        self.step, self.samples = 1, 0
-        self.found = np.zeros(0, np.float32)
-        self.rest = np.zeros(0, np.float32)
-
-    def push(self, block: np.ndarray) -> None:
-        """Take the next samples ``(S,)``."""
-        self.samples += len(block)
-        waiting = np.concatenate([self.rest, np.abs(block)])
-        whole = len(waiting) // self.step * self.step
-        self.rest = waiting[whole:]
-        self.found = np.concatenate([self.found, waiting[:whole].reshape(-1, self.step).max(axis=1, initial=0.0)])
-        while len(self.found) > self.most:
-            if len(self.found) % 2:
-                self.rest = np.concatenate([np.repeat(self.found[-1:], self.step), self.rest])
-                self.found = self.found[:-1]
-            self.found, self.step = self.found.reshape(-1, 2).max(axis=1), 2 * self.step
-
-    def peaks(self, number: int) -> list[float]:
-        """Return the largest of each of ``number`` equal parts, in [0, 1]."""
-        every = np.append(self.found, self.rest.max()) if len(self.rest) else self.found
-        if not len(every):
-            return [0.0] * number
-        borders = np.arange(number + 1) * self.samples / number / self.step
-        first = np.minimum(np.floor(borders[:-1] + 1e-9).astype(int), len(every) - 1)
-        last = np.clip(np.ceil(borders[1:] - 1e-9).astype(int), first + 1, len(every))
-        return [round(min(1.0, float(every[low:high].max())), 4) for low, high in zip(first, last, strict=True)]

@@ -32,7 +32,7 @@ LINGER_SECONDS, LINGER_BYTES = 2.0, 64_000_000
 
 
 class Doors:
-    """Wraps an application; the page, ``/health`` and ``/openapi.json`` are open, ``/v1`` and ``/metrics`` ask for keys."""
+    """Wraps an application: ``/v1`` and ``/metrics`` ask for a key, the page, ``/health`` and ``/openapi.json`` do not."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app, self.server = app, server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Annotated, Any
 
@@ -10,9 +9,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 import serkit
-from serkit.serving.answers import Health, ModelList, PredictionAnswer, errors
+from serkit.inference.cuts import TimelineOptions
+from serkit.serving.answers import Health, ModelList, PredictionAnswer, TimelineAnswer, errors
 from serkit.serving.metrics import MEDIA_TYPE
-from serkit.serving.options import NoOptions, PredictOptions, once
+from serkit.serving.options import NoOptions, PredictOptions, TimelineQuery, once
 from serkit.serving.server import Server, describe, thresholds
 from serkit.serving.uploads import receive
 
@@ -44,21 +44,53 @@ def body(**more: Any) -> dict[str, Any]:
 async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
     """Judge one recording in any format, as ``serkit predict`` does."""
     server: Server = request.app.state.server
-    settings = server.settings
     with server.place() as place:
-        predictor, decoder = server.predictor(options.model, place)
-        upload = await receive(request, place, settings.max_bytes, settings.read_seconds)
+        predictor, _ = server.predictor(options.model, place)
+        upload = await receive(request, place, server.settings)
 
         def work() -> bytes:
             with upload:
                 found = predictor.predict(
-                    upload.recording,
+                    upload.recording.source,
                     labels=options.names,
                     embedding=options.embedding,
                     segment=options.segment,
                     id=upload.recording.name,
                 )
             return write({**found.as_dict(), "thresholds": thresholds(predictor)})
+
+        return Response(await server.work(request, place, work), media_type="application/json")
+
+
+@router.post(
+    "/v1/timeline",
+    summary="What is expressed when",
+    response_class=Response,
+    responses={200: {"model": TimelineAnswer}, **errors(*UPLOAD)},
+    openapi_extra=body(turns=TURNS),
+)
+async def timeline(request: Request, options: Annotated[TimelineQuery, Query()]) -> Response:
+    """Follow the emotion expressed in a recording of any length, as ``serkit timeline`` does."""
+    server: Server = request.app.state.server
+    with server.place() as place:
+        predictor, decoder = server.predictor(options.model, place, options.peaks)
+        chosen = TimelineOptions(options.window, options.hop, options.speech)
+        upload = await receive(request, place, server.settings, {"turns"})
+
+        def work() -> bytes:
+            with upload:
+                found = predictor.timeline(
+                    upload.recording.source,
+                    options=chosen,
+                    turns=upload.turns(),
+                    labels=options.names,
+                    id=upload.recording.name,
+                    workers=len(server.engine.threads),
+                )
+            answer = {**found.as_dict(curve=options.curve), "thresholds": thresholds(predictor)}
+            if decoder.outline is not None:
+                answer["peaks"] = [round(float(peak), 4) for peak in decoder.outline.peaks()]
+            return write(answer)
 
         return Response(await server.work(request, place, work), media_type="application/json")
 

@@ -93,28 +93,30 @@ class Server:
 
         When the time of ``place`` is up, or the client gone, it is stopped. The place is taken until the thread ends.
         """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         done.add_done_callback(lambda each: each.cancelled() or each.exception())
         self.engine.share(place)
         threading.Thread(target=self.carry_out, args=(place, work, done), daemon=True, name="request").start()
         gone = asyncio.ensure_future(until_gone(request))
         try:
-            await asyncio.wait({done, gone}, timeout=place.left, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {done, gone}
+            await asyncio.wait(waiting, timeout=place.left, return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
                 self.engine.stop(place, Problem("timed_out", "the client has gone") if gone.done() else place.late())
                 await asyncio.wait({done}, timeout=PATIENCE)
             if not done.done():
                 place.check()
-            return done.result()
+            found: T = done.result()
+            return found
         except asyncio.CancelledError:
             self.engine.stop(place, shutting_down())
             raise
         finally:
             gone.cancel()
 
-    def carry_out(self, place: Place, work: Callable[[], T], done: asyncio.Future[T]) -> None:
+    def carry_out(self, place: Place, work: Callable[[], T], done: asyncio.Future[Any]) -> None:
         """Do ``work`` in this thread, give up the place, and tell the loop of ``done``."""
-        found = []
+        found: list[T] = []
         failure: BaseException | None = None
         try:
             found.append(work())
@@ -137,7 +139,7 @@ class Server:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             done.get_loop().call_soon_threadsafe(tell)
 
-    def predictor(self, model: str | None, place: Place, peaks: bool = False) -> tuple[Predictor, Decoder]:
+    def predictor(self, model: str | None, place: Place, peaks: int | None = None) -> tuple[Predictor, Decoder]:
         """Return a model that decodes and judges for ``place``, and its decoder."""
         chosen = self.choose(model)
         decoder = Decoder(place, self.metrics, self.settings.max_seconds, peaks)

@@ -19,9 +19,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from serkit.errors import nearest
+from serkit.data.turns import Turn, parse_turns
+from serkit.errors import InputError, nearest
 from serkit.serving.engine import Place
 from serkit.serving.problems import Problem
+from serkit.serving.settings import Settings
 
 SPOOL = 1_000_000
 PIECE = 65_536
@@ -39,6 +41,11 @@ class Recording:
         self.file, self.name = file, name
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
+    @property
+    def source(self) -> BinaryIO:
+        """Itself, as what decoders take: they read, seek, tell and ask for the name, and nothing else."""
+        return cast(BinaryIO, self)
+
     def close(self) -> None:
         """Give the memory or the disk back."""
         self.file.close()
@@ -51,6 +58,28 @@ class Upload:
     recording: Recording
     files: dict[str, Recording] = field(default_factory=dict)
 
+    def turns(self) -> tuple[Turn, ...]:
+        """Return who speaks when, by the file ``turns``; none without.
+
+        Raises ``InputError`` for a file that cannot be read, or that has turns of several other recordings.
+        """
+        given = self.files.get("turns")
+        if given is None:
+            return ()
+        try:
+            found = parse_turns(given.read().decode("utf-8-sig"), given.name)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"turns: {given.name} is no text: give RTTM, or a table with start, end, speaker"
+            ) from error
+        if len(found) <= 1:
+            return next(iter(found.values()), ())
+        name = self.recording.name
+        for id in (name, PurePosixPath(name).stem):
+            if id in found:
+                return found[id]
+        raise InputError(f"turns: {given.name} is of {len(found)} recordings, none of which is {name}")
+
     def __enter__(self) -> Upload:
         return self
 
@@ -60,20 +89,19 @@ class Upload:
             each.close()
 
 
-async def receive(
-    request: Request, place: Place, max_bytes: int, read_seconds: float, files: Collection[str] = ()
-) -> Upload:
+async def receive(request: Request, place: Place, settings: Settings, files: Collection[str] = ()) -> Upload:
     """Read the body of ``request``: a form with a field ``file`` and perhaps others (``files``), or the recording.
 
-    Raises ``Problem`` for a body of more than ``max_bytes``, one that arrives too slowly, and one that is none.
+    Raises ``Problem`` for a body that is longer than ``settings`` allow, arrives too slowly, or is none.
     """
+    max_bytes = settings.max_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("unsupported", "Content-Encoding: send the body as it is, recordings are compressed already")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise too_large(max_bytes)
-    async with aclosing(arriving(request, place, max_bytes, read_seconds)) as stream:
+    async with aclosing(arriving(request, place, max_bytes, settings.read_seconds)) as stream:
         if kind == "multipart/form-data":
             return await receive_form(request, stream, {"file", *files})
         if kind and not kind.startswith(RAW):
@@ -110,7 +138,7 @@ async def arriving(request: Request, place: Place, max_bytes: int, read_seconds:
 
 async def receive_raw(stream: AsyncGenerator[bytes, None]) -> Upload:
     """Take the whole body as the recording."""
-    file = cast(BinaryIO, SpooledTemporaryFile(SPOOL))
+    file = cast(BinaryIO, SpooledTemporaryFile(SPOOL))  # noqa: SIM115 - the answer's thread closes it
     try:
         async for chunk in stream:
             file.write(chunk)
