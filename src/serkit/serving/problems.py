@@ -22,9 +22,14 @@ STATUS = {
 class Problem(Exception):
     """A request that is not answered: ``code`` is one of :data:`STATUS`; ``retry`` seconds may pass before the next."""
 
-    def __init__(self, code: str, message: str, retry: int | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, retry: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
-        self.code, self.message, self.retry = code, message, retry
+        self.code, self.message = code, message
+        self.headers = {**(headers or {}), **({} if retry is None else {"Retry-After": str(retry)})}
+        if code == "unauthorized":
+            self.headers["WWW-Authenticate"] = "Bearer"
 
     @property
     def status(self) -> int:
@@ -34,3 +39,8 @@ class Problem(Exception):
     def as_dict(self) -> dict[str, dict[str, str]]:
         """Return what a client is told."""
         return {"error": {"code": self.code, "message": self.message}}
+
+
+def shutting_down() -> Problem:
+    """Return what is told while the server stops."""
+    return Problem("shutting_down", "the server is shutting down: try another, or later", 5)
