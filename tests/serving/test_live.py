@@ -37,13 +37,21 @@ LONG = 20.0
 """Seconds after which a test gives up waiting."""
 
 
+class Runner(uvicorn.Server):
+    """Lets streams tell their last events before it ends."""
+
+    async def shutdown(self, sockets=None):
+        await close_streams(self.config.app.state.server)
+        await super().shutdown(sockets)
+
+
 @contextlib.contextmanager
 def serving(**chosen):
     """A server in a thread: yields the application and the address of its streams."""
     app = create_app(Settings(port=0, **{"grace_seconds": 5.0, **chosen}))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
+        server = app.state.runner = Runner(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on", **WEBSOCKET)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -124,6 +132,11 @@ def error_of(said):
     events, code = said
     assert events and events[-1]["type"] == "error", events
     return events[-1]["error"]["code"], events[-1]["error"]["message"], code
+
+
+def streams(app):
+    """The places of streams that are open."""
+    return app.state.server.engine.places[True]
 
 
 def until(true):
@@ -262,7 +275,7 @@ def test_too_long_and_too_slow(pcm, predictor):
                     time.sleep(0.1)
             assert error_of(hear(client))[::2] == ("too_long", 1008)
             assert time.monotonic() - began < 6
-        until(lambda: not app.state.server.live)
+        until(lambda: not streams(app))
 
 
 def test_too_many_streams(served, pcm):
@@ -272,7 +285,7 @@ def test_too_many_streams(served, pcm):
         assert {json.loads(client.recv(timeout=LONG))["type"] for client in clients} == {"ready"}
         assert error_of(talk(address, []))[::2] == ("busy", 1013)
         clients[0].close()
-        until(lambda: len(app.state.server.live) == 3)
+        until(lambda: len(streams(app)) == 3)
         assert talk(address, [])[1] == 1000
 
 
@@ -310,7 +323,7 @@ def test_a_client_that_goes_frees_everything(moment, served, pcm, monkeypatch):
 
     monkeypatch.setattr(Predictor, "stream", remember)
     monkeypatch.setattr(Stream, "judge", slowly)
-    client = connect(address)
+    client = connect(address, legacy=True)
     client.recv(timeout=LONG)
     if moment != "at once":
         client.send(pcm[:20_000].tobytes() if moment == "after sound" else pcm.tobytes())
@@ -322,7 +335,7 @@ def test_a_client_that_goes_frees_everything(moment, served, pcm, monkeypatch):
         client.send(FINISH)
     client.socket.shutdown(socket.SHUT_RDWR)
     client.socket.close()
-    until(lambda: not app.state.server.live)
+    until(lambda: not streams(app))
     until(lambda: gc.collect() is not None and made and made[0]() is None)
     assert app.state.server.metrics.streams._value.get() == 0
     assert not app.state.server.engine.turn
@@ -330,14 +343,18 @@ def test_a_client_that_goes_frees_everything(moment, served, pcm, monkeypatch):
 
 def test_a_client_faster_than_the_judging_is_slowed_down(served, pcm, monkeypatch):
     app, address = served
-    judge, held = Stream.judge, []
+    judge, put, held = Stream.judge, Inbox.put, []
 
     def slowly(self, cut):
         time.sleep(0.05)
-        held.append(max(len(live.inbox.data) for live in app.state.server.live))
         return judge(self, cut)
 
+    async def counted(self, data):
+        await put(self, data)
+        held.append(len(self.data))
+
     monkeypatch.setattr(Stream, "judge", slowly)
+    monkeypatch.setattr(Inbox, "put", counted)
     data, sent = pcm[:32_000].tobytes() * 200, 0  # 400 s, 12.8 MB, of which some fits the buffers of the system
     with connect(address, ping_interval=None) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
@@ -349,8 +366,8 @@ def test_a_client_faster_than_the_judging_is_slowed_down(served, pcm, monkeypatc
                 sent = at
         assert sent < len(data) - 2_000_000
         client.socket.close()
-    until(lambda: not app.state.server.live)
-    assert max(held) <= FRAME_BYTES
+    until(lambda: not streams(app))
+    assert 64_000 < max(held) <= FRAME_BYTES
 
 
 def test_a_client_that_does_not_read_holds_nothing_for_ever(pcm, monkeypatch):
@@ -362,14 +379,13 @@ def test_a_client_that_does_not_read_holds_nothing_for_ever(pcm, monkeypatch):
         return events * 2000
 
     monkeypatch.setattr(Stream, "tell", loudly)
-    with serving(read_seconds=1.0) as (app, address):
-        with connect(address, ping_interval=None, max_queue=1) as client:
-            with contextlib.suppress(ConnectionClosed):
-                for at in range(0, len(pcm), 16_000):
-                    client.send(pcm[at : at + 16_000].tobytes())
-            until(lambda: app.state.server.live)
-            until(lambda: not app.state.server.live)
-            client.socket.close()
+    with serving(read_seconds=1.0) as (app, address), connect(address, ping_interval=None, max_queue=1) as client:
+        with contextlib.suppress(ConnectionClosed):
+            for at in range(0, len(pcm), 16_000):
+                client.send(pcm[at : at + 16_000].tobytes())
+        until(lambda: streams(app))
+        until(lambda: not streams(app))
+        client.socket.close()
 
 
 def test_keys():
@@ -428,13 +444,10 @@ def test_a_server_that_ends_tells_the_last_events(pcm, predictor):
         client.send(pcm[:40_000].tobytes())
         while json.loads(client.recv(timeout=LONG))["type"] != "update":
             pass
-        server = app.state.server
-        loop = next(iter(server.live)).loop
-        asyncio.run_coroutine_threadsafe(close_streams(server), loop).result(LONG)
+        app.state.runner.should_exit = True
         said = hear(client)
         assert error_of(said)[::2] == ("shutting_down", 1001)
         assert segments(said[0]) == offline(predictor, pcm[:40_000]) != []
-        assert error_of(talk(address, []))[::2] == ("shutting_down", 1001)
 
 
 def test_the_inbox_is_bounded_and_keeps_order():

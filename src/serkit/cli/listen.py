@@ -64,13 +64,14 @@ def listen(
             typer.echo(line)
         return
     from serkit.inference.bundle import DEFAULT
+    from serkit.inference.cuts import TimelineOptions
     from serkit.inference.predictor import Predictor
 
     predictor = Predictor(model or DEFAULT)
     rate = predictor.card.sampling_rate
     sound = open_sound(audio, rate, sampling_rate, realtime, device)
     stream = predictor.stream(
-        options=choose_options(window, hop),
+        options=TimelineOptions(window, hop),
         labels=None if labels is None else [name.strip() for name in labels.split(",") if name.strip()],
         sampling_rate=sound.sampling_rate,
     )
@@ -81,14 +82,6 @@ def listen(
                 teller.tell(event.as_dict())
         for event in stream.finish():
             teller.tell(event.as_dict())
-
-
-def choose_options(window: float | None, hop: float | None) -> Any:
-    """Return the options of a timeline, those left out at their defaults."""
-    from serkit.inference.timeline import TimelineOptions
-
-    chosen = {"window": window, "hop": hop}
-    return TimelineOptions(**{name: value for name, value in chosen.items() if value is not None})
 
 
 def open_sound(

@@ -92,7 +92,7 @@ def list_microphones() -> list[str]:
 def load_sounddevice() -> Any:
     """Return the module that knows microphones; raises ``InputError`` saying what to install."""
     try:
-        import sounddevice
+        import sounddevice  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
         raise missing_extra("sounddevice", "live") from error
     except OSError as error:  # what it says where the library of that name is missing
@@ -143,7 +143,7 @@ def _pace(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C and SIGTERM set; the second time they do what they did before."""
-    stopped, before = threading.Event(), {}
+    stopped, before = threading.Event(), dict[int, Any]()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()

@@ -24,7 +24,7 @@ from serkit.inference.cuts import Cut, TimelineOptions
 from serkit.inference.predictor import Predictor
 from serkit.inference.stream import Stream
 from serkit.serving.engine import Place
-from serkit.serving.problems import Problem
+from serkit.serving.problems import Problem, shutting_down
 from serkit.serving.server import Server, thresholds
 
 FRAME_BYTES = 1 << 20
@@ -41,9 +41,9 @@ PROTOCOL, KEY = "serkit.stream", "serkit.key."
 OPTIONS = ("sampling_rate", "labels", "window", "hop", "model")
 CLOSE = {"busy": 1013, "shutting_down": 1001, "internal": 1011}
 """The close codes of problems; that of all others is 1008."""
+GONE = Problem("timed_out", "the stream has ended")
 FLUSHED = ("too_long", "timed_out", "shutting_down")
 """Problems before which the last events are told."""
-GOING = Problem("shutting_down", "the server is shutting down: what was said until now was judged")
 
 router = APIRouter()
 logger = logging.getLogger("serkit")
@@ -89,9 +89,9 @@ class Inbox:
 class Live:
     """One stream: from its acceptance to its end, whichever way it ends."""
 
-    def __init__(self, server: Server, websocket: WebSocket, stream: Stream, rate: int) -> None:
-        self.server, self.websocket, self.stream, self.rate = server, websocket, stream, rate
-        self.inbox, self.place, self.decoder = Inbox(), Place(), PcmDecoder()
+    def __init__(self, server: Server, websocket: WebSocket, place: Place, stream: Stream, rate: int) -> None:
+        self.server, self.websocket, self.place, self.stream, self.rate = server, websocket, place, stream, rate
+        self.inbox, self.decoder = Inbox(), PcmDecoder()
 
     async def run(self) -> None:
         """Judge until the client has finished; raises ``Problem`` where it is not to go on, whatever the reason.
@@ -105,18 +105,17 @@ class Live:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 reading.cancel()
-                self.inbox.end(GOING)
+                self.inbox.end(shutting_down())
                 grace = self.server.settings.grace_seconds
             elif reading.done():
                 reading.result()  # raises where the client is gone: then nothing more is judged
             await asyncio.wait_for(judging, grace)
         except TimeoutError:
-            raise GOING from None
+            raise shutting_down() from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.server.engine.stop(self.place, GOING)
 
     async def read(self) -> None:
         """Put what the client sends in the inbox, until it finishes or does what is not allowed."""
@@ -151,6 +150,7 @@ class Live:
             samples = self.decoder.push(data)
             for start in range(0, len(samples), self.rate):  # a second at a time: others get their turn
                 piece = samples[start : start + self.rate]
+                self.server.metrics.audio.inc(len(piece) / self.rate)
                 await self.tell(await asyncio.to_thread(self.stream.cut, piece))
         problem = self.inbox.problem
         if problem is None or problem.code in FLUSHED:
@@ -203,13 +203,12 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str]) -> No
     key = read_key(offered)
     server.admit(websocket.headers) if key is None else server.check_key(key)
     if server.closing:
-        raise GOING
-    live, ready = open_stream(server, websocket, read_options(websocket.query_params.multi_items()))
-    if len(server.live) >= server.settings.streams:
-        raise Problem("busy", f"{server.settings.streams} live streams are open, and no more are taken: come later")
-    server.live.add(live)
-    server.metrics.streams.inc()
+        raise shutting_down()
+    options = read_options(websocket.query_params.multi_items())
+    stream, ready, rate = open_stream(server, options)
+    place = server.engine.admit()
     try:
+        live = Live(server, websocket, place, stream, rate)
         await live.send(ready)
         await live.run()
     except (Problem, WebSocketDisconnect):
@@ -218,20 +217,23 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str]) -> No
         logger.exception("live stream")
         raise Problem("internal", "the server failed: its log says why") from error
     finally:
-        server.metrics.streams.dec()
-        server.live.discard(live)
+        server.engine.stop(place, GONE)
+        server.engine.leave(place)
 
 
 async def close_streams(server: Server) -> None:
     """Take no stream any more; return when those that are open have told their last events, or had time to."""
     server.stopping.set()
     end = time.monotonic() + server.settings.grace_seconds
-    while server.live and time.monotonic() < end:
+    while server.engine.places[True] and time.monotonic() < end:
         await asyncio.sleep(0.02)
 
 
-def open_stream(server: Server, websocket: WebSocket, options: Mapping[str, str]) -> tuple[Live, dict[str, Any]]:
-    """Return the stream that ``options`` ask for, and what its client is told at first; raises ``Problem``."""
+def open_stream(server: Server, options: Mapping[str, str]) -> tuple[Stream, dict[str, Any], int]:
+    """Return the stream that ``options`` ask for, what its client is told at first, and the rate of its sound in Hz.
+
+    Raises ``Problem`` for options that cannot be.
+    """
     predictor: Predictor = server.choose(options.get("model"))
     rate = int(_number(options, "sampling_rate", 16_000))
     window, hop = _number(options, "window", None), _number(options, "hop", None)
@@ -257,7 +259,7 @@ def open_stream(server: Server, websocket: WebSocket, options: Mapping[str, str]
         "max_seconds": server.settings.max_seconds,
         "max_frame_bytes": FRAME_BYTES,
     }
-    return Live(server, websocket, stream, rate), ready
+    return stream, ready, rate
 
 
 def read_options(given: list[tuple[str, str]]) -> dict[str, str]:
