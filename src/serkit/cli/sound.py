@@ -162,7 +162,7 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def each_block(sound: Sound, stopped: threading.Event) -> Iterator[np.ndarray]:
-    """Yield the blocks of ``sound``, which a thread reads, until it ends or ``stopped`` is set.
+    """Yield the blocks of ``sound``, which a thread reads, until it ends, or what was heard when ``stopped`` was set.
 
     What is read and not yet taken is bounded. Raises what reading raised; a microphone that got too far ahead raises
     nothing: how much of it is lost is told on stderr at the end.
@@ -184,10 +184,14 @@ def each_block(sound: Sound, stopped: threading.Event) -> Iterator[np.ndarray]:
     reader = threading.Thread(target=_read, args=(sound, put, done, lost), daemon=True, name="listen")
     reader.start()
     try:
-        while not stopped.is_set():
+        while True:
+            if stopped.is_set():
+                done.set()
             try:
                 item = queue.get(timeout=0.1)
             except Empty:
+                if done.is_set():
+                    return
                 continue
             if item is None:
                 return
