@@ -23,8 +23,8 @@ GATHER = 5.0
 class Decoder:
     """Takes the place of :func:`stream_audio` for one request.
 
-    ``max_seconds`` holds for what is decoded, whatever the header says. With ``peaks`` it keeps the waveform's outline in
-    that many numbers.
+    ``max_seconds`` holds for what is decoded, whatever the header says. With ``peaks`` it keeps the waveform's
+    outline in that many numbers.
     """
 
     def __init__(self, place: Place, metrics: Metrics, max_seconds: float, peaks: int | None = None) -> None:

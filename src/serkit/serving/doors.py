@@ -32,7 +32,7 @@ LINGER_SECONDS, LINGER_BYTES = 2.0, 64_000_000
 
 
 class Doors:
-    """Wraps an application: ``/v1`` and ``/metrics`` ask for a key, the page, ``/health`` and ``/openapi.json`` do not."""
+    """Wraps an application: ``/v1`` and ``/metrics`` ask for a key, everything else is open."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app, self.server = app, server

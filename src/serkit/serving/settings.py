@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serkit.inference.bundle import DEFAULT
 
@@ -30,6 +30,6 @@ class Settings:
     concurrency: int | None = None
     queue: int = 32
     streams: int = 16
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     allow_origins: tuple[str, ...] = ()
     grace_seconds: float = 30.0
