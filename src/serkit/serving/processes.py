@@ -28,6 +28,7 @@ import uvicorn
 from serkit.errors import SerkitError
 from serkit.serving.app import create_app
 from serkit.serving.doors import JsonLines
+from serkit.serving.live import WEBSOCKET
 from serkit.serving.metrics import FOLDER, forget_process
 from serkit.serving.server import Server, load_models
 from serkit.serving.settings import Settings
@@ -103,7 +104,7 @@ def run(settings: Settings, listening: socket.socket, ready: Callable[[], None])
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=AFTER_GRACE,
-        ws_max_size=1 << 20,
+        **WEBSOCKET,
     )
     Door(config, app.state.server, ready).run([listening])
     app.state.server.close()
