@@ -85,7 +85,10 @@ def judge(hostile: Hostile, number: int, folder: Path) -> dict[str, Any]:
             told = {"outcome": "refused" if good else "message", "detail": message.removeprefix(name)}
         except BaseException as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            told = {"outcome": "exception", "detail": f"{type(error).__name__}: {error} ({last.name}:{last.lineno})"[:200]}
+            told = {
+                "outcome": "exception",
+                "detail": f"{type(error).__name__}: {error} ({last.name}:{last.lineno})"[:200],
+            }
             if os.environ.get("SERKIT_FUZZ_TRACE"):
                 traceback.print_exc()
     told |= {"seconds": time.perf_counter() - started, "memory": read_status("VmHWM") - before, "kind": hostile.kind}
@@ -220,7 +223,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_canary(Path(name))
         tally = run(arguments, Path(name))
-    for title, counter in (("outcome", tally.outcomes), ("done to it", tally.kinds), ("refused because", tally.reasons)):
+    for title, counter in (
+        ("outcome", tally.outcomes),
+        ("done to it", tally.kinds),
+        ("refused because", tally.reasons),
+    ):
         print(f"\n{title}")
         for key, count in counter.most_common(20):
             print(f"  {key:40} {count}")

@@ -319,9 +319,9 @@ def test_samples_that_are_no_numbers_are_refused_in_any_container(tmp_path, valu
     place = len(content) // 2
     content[place : place + 4 * width] = np.full(5, value, f"<f{width}").tobytes()[: 4 * width]
     for shift in range(1, width):  # whichever byte a sample begins at
-        content[place + shift * 100 : place + shift * 100 + 4 * width + shift] = bytes(shift) + np.full(
-            4, value, f"<f{width}"
-        ).tobytes()
+        content[place + shift * 100 : place + shift * 100 + 4 * width + shift] = (
+            bytes(shift) + np.full(4, value, f"<f{width}").tobytes()
+        )
     path = tmp_path / "a.mka"
     path.write_bytes(content)
     assert "NaN or infinite" in refusal(read_audio, path)
