@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--streams", type=float, default=0.25, help="share of the inputs that are live streams")
     parser.add_argument("--only", type=int)
+    parser.add_argument("--log", type=Path, help="write the server's log here")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -288,6 +289,8 @@ def main() -> None:
             tally = run(server, arguments.inputs, arguments.seconds, arguments.seed, arguments.streams, arguments.only)
         finally:
             status = server.stop()
+        if arguments.log is not None:
+            arguments.log.write_bytes(server.log.read_bytes())
         if status != 0:
             tally.bugs.append((-1, "exit", str(status)))
         for number, kind, outcome in tally.bugs:

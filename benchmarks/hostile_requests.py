@@ -254,6 +254,6 @@ def make_stream(seed: int, number: int) -> Wire:
     kind = "stream options" if odd else "stream"
     if not odd:
         pieces += [pick(rng, frames) for _ in range(int(rng.integers(1, 5)))]
-    if rng.random() < 0.85:
+    if rng.random() < 0.95:
         pieces.append(finish)
-    return Wire(kind, tuple(pieces), bool(rng.random() < 0.5))
+    return Wire(kind, tuple(pieces), bool(rng.random() < 0.15))
