@@ -1,5 +1,6 @@
 """The emotion diarization error rate: by hand, by its properties, and as SpeechBrain computes it."""
 
+import itertools
 import json
 import math
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from serkit.errors import InputError
 from serkit.evaluation.diarization import frame_eder, judge_tracks
 from serkit.evaluation.pieces import put_to_frames, spread_frames
-from serkit.evaluation.timelines import LETTERS, Stretch, Track, pair_tracks, read_tracks
+from serkit.evaluation.timelines import LETTERS, Stretch, Track
 
 # From speechbrain/utils/EDER.py (commit 9c826ef, version 1.1.2), run on these frames: n, a, h, s; duration, emotion,
 # its start and end, window and stride of the frames; what EDER returned.
@@ -207,9 +208,7 @@ def tracks(draw, alone=True):
         raw = draw(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), LABELS), max_size=6))
         return track(*((min(a, b), max(a, b), label) for a, b, label in raw if a != b), seconds=10)
     times = sorted(draw(st.lists(st.floats(0, 10), max_size=8, unique=True)))
-    return track(
-        *((a, b, draw(LABELS)) for a, b in zip(times, times[1:], strict=False) if draw(st.booleans())), seconds=10
-    )
+    return track(*((a, b, draw(LABELS)) for a, b in itertools.pairwise(times) if draw(st.booleans())), seconds=10)
 
 
 def rates(reference, hypothesis):
