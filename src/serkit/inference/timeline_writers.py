@@ -8,14 +8,12 @@ import json
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from serkit.data.audio import EXTENSIONS
 from serkit.data.files import write_text
 from serkit.errors import InputError
-
-if TYPE_CHECKING:
-    from serkit.inference.timeline import Timeline, TimelineSegment
+from serkit.inference.timeline import Timeline, TimelineSegment
 
 NOTHING = "<NA>"
 
@@ -103,7 +101,7 @@ def write_srt(timelines: Iterable[Timeline], classes: tuple[str, ...], file: Tex
             print(f"{number}\n{start} --> {end}\n{text}\n", file=file)
 
 
-TimelineWriter = Callable[[Iterable["Timeline"], tuple[str, ...], TextIO], None]
+TimelineWriter = Callable[[Iterable[Timeline], tuple[str, ...], TextIO], None]
 
 TIMELINE_WRITERS: dict[str, TimelineWriter] = {
     "table": write_table,
