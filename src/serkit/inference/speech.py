@@ -37,9 +37,9 @@ class SpeechOptions:
     """What counts as speech; times are in seconds.
 
     Speech begins with a window whose probability reaches ``threshold`` and ends with one more than ``hysteresis``
-    below, if none reaches ``threshold`` again within ``min_silence``. Speech of ``min_speech`` or less is dropped. Edges
-    are moved by ``start_shift`` and ``end_shift``, negative for earlier; where it is quiet enough, to where the loudness
-    passes ``level`` dB below the peak of the stretch (None: never). Raises ``InputError`` out of range.
+    below, if none reaches ``threshold`` again within ``min_silence``. Speech of ``min_speech`` or less is dropped. Its
+    edges are moved by ``start_shift`` and ``end_shift``, negative for earlier, or, where it is quiet enough, to where
+    the loudness passes ``level`` dB below the peak of the stretch (None: never). Raises ``InputError`` out of range.
 
     ``SpeechOptions(min_silence=0.1, start_shift=-0.03, end_shift=0.03, level=None)`` are Silero's defaults.
     """
@@ -65,8 +65,8 @@ class SpeechOptions:
             )
         if self.end_shift - self.start_shift > self.min_silence:
             raise InputError(
-                f"speech: with start_shift {self.start_shift:g} s and end_shift {self.end_shift:g} s stretches of speech "
-                f"would overlap: min_silence must be at least {self.end_shift - self.start_shift:g} s"
+                f"speech: with start_shift {self.start_shift:g} s and end_shift {self.end_shift:g} s stretches would "
+                f"overlap: min_silence must be at least {self.end_shift - self.start_shift:g} s"
             )
         if self.level is not None and not 0 < self.level < math.inf:
             raise InputError(f"speech: level is a positive number of dB, or None, got {self.level}")
@@ -88,9 +88,9 @@ class SpeechDetector:
     ([], [], 8000)
 
     Positions count samples at ``sampling_rate`` from the beginning. How the recording is cut into pieces changes
-    nothing. What is ``known`` is at most ``BEFORE + min_speech + min_silence + 0.1`` seconds behind at 16 kHz, and up to
-    0.12 s more at other rates, which are resampled. A detector serves one recording and one thread at a time; several
-    work side by side. Raises ``InputError`` for a rate outside 1 kHz to 1 MHz.
+    nothing. What is ``known`` is at most ``BEFORE + min_speech + min_silence + 0.1`` seconds behind at 16 kHz, and up
+    to 0.12 s more at other rates, which are resampled. A detector serves one recording and one thread at a time;
+    several work side by side. Raises ``InputError`` for a rate outside 1 kHz to 1 MHz.
     """
 
     def __init__(self, sampling_rate: int = RATE, options: SpeechOptions = SpeechOptions()) -> None:
