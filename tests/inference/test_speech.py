@@ -276,6 +276,13 @@ def test_positions_are_whole_samples_however_far(plain):
     assert detector._position(far + 1) - detector._position(far) in (2, 3)
 
 
+def answer_with(monkeypatch, probabilities):
+    """Let the network give these probabilities, whatever it hears."""
+    left = iter(probabilities)
+    monkeypatch.setattr(speech, "Silero", Plain)
+    monkeypatch.setattr(Plain, "push", lambda self, window: next(left))
+
+
 def burst(background, rng):
     """Half a second of noise, 1 s into 2.5 s of ``background``; the network's edges are 50 ms early and 60 ms late."""
     samples = background * rng.standard_normal(40_000)
@@ -286,16 +293,14 @@ def burst(background, rng):
 
 def test_edges_go_where_loudness_rises_and_falls_if_it_is_quiet(monkeypatch):
     samples, probabilities = burst(1e-4, np.random.default_rng(0))
-    monkeypatch.setattr(Plain, "push", lambda self, window, heard=iter(probabilities): next(heard))
-    monkeypatch.setattr(speech, "Silero", Plain)
+    answer_with(monkeypatch, probabilities)
     first, last = hear(samples)
     assert abs(first.position - 16_000) <= 320 and abs(last.position - 24_000) <= 320
 
 
 def test_edges_are_only_moved_by_a_fixed_time_in_noise(monkeypatch):
     samples, probabilities = burst(0.01, np.random.default_rng(0))
-    monkeypatch.setattr(Plain, "push", lambda self, window, heard=iter(probabilities): next(heard))
-    monkeypatch.setattr(speech, "Silero", Plain)
+    answer_with(monkeypatch, probabilities)
     first, last = hear(samples)
     options = SpeechOptions()
     assert first.position == 30 * 512 + int(options.start_shift * 16_000)

@@ -26,10 +26,10 @@ BLOCK_SECONDS = 10
 """Longer pieces are worked off in blocks of this length, so memory stays bounded."""
 FRAME = 128
 """Samples from one frame of loudness to the next, 8 ms; each looks at three times that."""
-BEFORE, AFTER_START, AFTER_END = 0.25, 0.1, 0.15
+BEFORE, AFTER_START, AFTER_END = 0.25, 0.1, 0.2
 """Seconds around the network's edge in which loudness looks for a better one."""
-QUIET = 6.0
-"""The quietest quarter of these surroundings must be this many dB below the level that counts as speech."""
+QUIET = 4.0
+"""The quietest eighth of these surroundings must be this many dB below the level that counts as speech."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SpeechOptions:
     min_speech: float = 0.25
     min_silence: float = 0.3
     start_shift: float = -0.07
-    end_shift: float = -0.085
+    end_shift: float = -0.075
     level: float | None = 33.0
 
     def __post_init__(self) -> None:
@@ -284,7 +284,7 @@ class _Loudness:
             return None
         powers = np.array([self._powers[frame - oldest] for frame in range(low, high)])
         levels = 10 * np.log10(np.convolve(powers, np.full(3, 1 / 3), "valid") + 1e-12)
-        if np.sort(levels)[len(levels) // 4] > level - QUIET:
+        if np.sort(levels)[len(levels) // 8] > level - QUIET:
             return None
         loud = levels > level
         runs = np.flatnonzero(loud[:-2] & loud[1:-1] & loud[2:])
