@@ -61,7 +61,7 @@ def follow(
     classes = predictor.card.classes
     if output is None:
         TIMELINE_WRITERS[format](good(), classes, sys.stdout)
-    elif output.is_dir() or str(output).endswith("/"):
+    elif output.is_dir() or not output.suffix:
         write_folder(good(), classes, output, format)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
