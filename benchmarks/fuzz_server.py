@@ -124,6 +124,8 @@ def send(address: tuple[str, int], wire: Wire, limit: float) -> tuple[bytes, boo
                 if not piece:
                     return bytes(received), True
                 received += piece
+                if wire.kind.startswith("stream") and read_frames(received.partition(b"\r\n\r\n")[2])[1] is not None:
+                    return bytes(received), True  # the server says farewell, and waits for ours
         except TimeoutError:
             return bytes(received), False
         except OSError:
@@ -156,7 +158,7 @@ def judge_answer(wire: Wire, data: bytes) -> tuple[str, bool]:
     try:
         status, body = read_answer(data)
     except ValueError as error:
-        return str(error), False
+        return str(error), wire.kind == "method"  # HEAD is answered without a body
     if status == 200 and body.startswith(b"{"):
         json.loads(body, parse_constant=lambda name: 1 / 0)
     if status >= 400 and body.startswith(b"{"):
@@ -176,6 +178,8 @@ def read_frames(data: bytes) -> tuple[list[dict[str, Any]], int | None]:
             size = int.from_bytes(data[place : place + width], "big")
             place += width
         payload, place = data[place : place + size], place + size
+        if place > len(data):
+            break
         if opcode == 1:
             messages.append(json.loads(payload))
         elif opcode == 8:

@@ -34,6 +34,9 @@ SAMPLING_RATE = 16_000
 SILENCE_PEAK = 10 ** (-80 / 20)
 """A recording whose peak stays below -80 dB full scale counts as silent."""
 
+LOUDEST = 2.0**32
+"""Full scale is 1, but floats on the scale of 32-bit integers are read too; squares of far more are beyond float32."""
+
 EXTENSIONS = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .m4a .mp4 .aac .webm .mkv .mka .mov .wma .3gp".split()
 )
@@ -49,8 +52,8 @@ AV_FORMATS = (
 """Containers that FFmpeg may open: recordings and films, no playlists, no devices, no sessions on the network."""
 
 AV_CODECS = (
-    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 flac g722 "
-    "g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus "
+    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 flac "
+    "g722 g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus "
     "pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le pcm_s24be "
     "pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
 ).split()
@@ -224,9 +227,10 @@ def _check_rate(rate: int | None, name: str) -> None:
 
 
 def _mix_down(block: np.ndarray, name: str) -> np.ndarray:
+    if len(block) and not (block.min() >= -LOUDEST and block.max() <= LOUDEST):  # NaN is neither
+        kind = "samples beyond any scale" if np.isfinite(block).all() else "NaN or infinite samples"
+        raise AudioError(f"{name}: holds {kind}")
     mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples")
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 

@@ -88,7 +88,9 @@ def tell_as_json() -> None:
     """Write the log to stderr, one JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("serkit", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+    levels = {"serkit": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.ERROR}
+    levels["python_multipart"] = logging.ERROR  # it warns of every broken form, whose sender is told
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
