@@ -123,6 +123,13 @@ def test_overlapping_speakers():
     assert cells[names.index("angry"), 0] == pytest.approx(2)
 
 
+def test_two_emotions_taken_for_two_others():
+    # 0-2: two for two, both confused; 2-3: two for one other, one confused and one missed.
+    reference = track((0, 3, "angry"), (0, 3, "sad"), seconds=3)
+    made = judge(reference, track((0, 3, "happy"), (0, 2, "fearful")))
+    assert values(made) == pytest.approx([2, 1 / 3, 0, 5 / 3])
+
+
 def test_several_names_of_neutral():
     made = judge(
         track((1, 2, "calm"), (2, 4, "sad"), seconds=5),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -90,13 +91,18 @@ def test_rttm_is_read_by_our_reader_with_labels_as_names(talk, note, tmp_path):
     text = write("rttm", talk, note)
     (tmp_path / "x.rttm").write_text(text)
     assert read_turns(tmp_path / "x.rttm") == {
-        "calls/team_talk.wav": (Turn(0.5, 2.25, "neutral"), Turn(2.0, 3.5, "angry"), Turn(3723.457, 3725.0, "sad")),
-        "note.wav": (Turn(0.0, 4.0, "sad"),),
+        "team_talk": (Turn(0.5, 2.25, "neutral"), Turn(2.0, 3.5, "angry"), Turn(3723.457, 3725.0, "sad")),
+        "note": (Turn(0.0, 4.0, "sad"),),
     }
     fields = [line.split(" ") for line in text.splitlines()]
     assert all(len(words) == 10 and words[0] == "SPEAKER" and words[2] == "1" for words in fields)
     assert [words[5] for words in fields] == ["Ann_Lee", "bert", "Ann_Lee", "<NA>"]
     assert [float(words[8]) for words in fields] == [0.8, 0.6, 0.5, 0.7]
+
+
+def test_rttm_tells_recordings_of_one_name_apart(note):
+    same = replace(note, id="more/note.flac")
+    assert [line.split()[1] for line in write("rttm", note, same).splitlines()] == ["note", "more/note.flac"]
 
 
 def test_audacity_labels(talk):

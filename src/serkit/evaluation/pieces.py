@@ -73,7 +73,8 @@ def spread_frames(labels: Sequence[str], window: float, stride: float) -> tuple[
 def put_to_frames(stretches: Iterable[Stretch], seconds: float, frame: float, neutral: str) -> tuple[Stretch, ...]:
     """Return stretches as frames of ``frame`` seconds would have them: each frame has the label with most of its time.
 
-    The frames are those of SpeechBrain's recipe: the last is the one that reaches the end.
+    Of several speakers at a time one label remains. The frames are those of SpeechBrain's recipe: the last is the one
+    that reaches the end.
     """
     labelled = [Stretch(0.0, 0.0, neutral), *stretches]
     classes = list(dict.fromkeys(each.label for each in labelled))
@@ -81,8 +82,9 @@ def put_to_frames(stretches: Iterable[Stretch], seconds: float, frame: float, ne
     share = np.zeros((len(classes), count))
     starts = np.arange(count) * frame
     for each in labelled:
-        shared = np.minimum(each.end, starts + frame) - np.maximum(each.start, starts)
-        share[classes.index(each.label)] += np.maximum(shared, 0.0)
+        near = slice(max(0, int(each.start / frame) - 1), int(each.end / frame) + 2)
+        shared = np.minimum(each.end, starts[near] + frame) - np.maximum(each.start, starts[near])
+        share[classes.index(each.label), near] += np.maximum(shared, 0.0)
     others = np.minimum(starts + frame, seconds) - starts - share.sum(axis=0)
     share[0] += np.maximum(others, 0.0)
     return spread_frames([classes[best] for best in share.argmax(axis=0)], frame, frame)

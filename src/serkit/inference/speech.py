@@ -26,10 +26,10 @@ BLOCK_SECONDS = 10
 """Longer pieces are worked off in blocks of this length, so memory stays bounded."""
 FRAME = 128
 """Samples from one frame of loudness to the next, 8 ms; each looks at three times that."""
-BEFORE, AFTER_START, AFTER_END = 0.25, 0.1, 0.15
+BEFORE, AFTER_START, AFTER_END = 0.25, 0.1, 0.2
 """Seconds around the network's edge in which loudness looks for a better one."""
-QUIET = 6.0
-"""The quietest quarter of these surroundings must be this many dB below the level that counts as speech."""
+QUIET = 4.0
+"""The quietest eighth of these surroundings must be this many dB below the level that counts as speech."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SpeechOptions:
     """What counts as speech; times are in seconds.
 
     Speech begins with a window whose probability reaches ``threshold`` and ends with one more than ``hysteresis``
-    below, if none reaches ``threshold`` again within ``min_silence``. Speech of ``min_speech`` or less is dropped. Edges
-    are moved by ``start_shift`` and ``end_shift``, negative for earlier; where it is quiet enough, to where the loudness
-    passes ``level`` dB below the peak of the stretch (None: never). Raises ``InputError`` out of range.
+    below, if none reaches ``threshold`` again within ``min_silence``. Speech of ``min_speech`` or less is dropped. Its
+    edges are moved by ``start_shift`` and ``end_shift``, negative for earlier, or, where it is quiet enough, to where
+    the loudness passes ``level`` dB below the peak of the stretch (None: never). Raises ``InputError`` out of range.
 
     ``SpeechOptions(min_silence=0.1, start_shift=-0.03, end_shift=0.03, level=None)`` are Silero's defaults.
     """
@@ -49,7 +49,7 @@ class SpeechOptions:
     min_speech: float = 0.25
     min_silence: float = 0.3
     start_shift: float = -0.07
-    end_shift: float = -0.085
+    end_shift: float = -0.075
     level: float | None = 33.0
 
     def __post_init__(self) -> None:
@@ -65,8 +65,8 @@ class SpeechOptions:
             )
         if self.end_shift - self.start_shift > self.min_silence:
             raise InputError(
-                f"speech: with start_shift {self.start_shift:g} s and end_shift {self.end_shift:g} s stretches of speech "
-                f"would overlap: min_silence must be at least {self.end_shift - self.start_shift:g} s"
+                f"speech: with start_shift {self.start_shift:g} s and end_shift {self.end_shift:g} s stretches would "
+                f"overlap: min_silence must be at least {self.end_shift - self.start_shift:g} s"
             )
         if self.level is not None and not 0 < self.level < math.inf:
             raise InputError(f"speech: level is a positive number of dB, or None, got {self.level}")
@@ -88,9 +88,9 @@ class SpeechDetector:
     ([], [], 8000)
 
     Positions count samples at ``sampling_rate`` from the beginning. How the recording is cut into pieces changes
-    nothing. What is ``known`` is at most ``BEFORE + min_speech + min_silence + 0.1`` seconds behind at 16 kHz, and up to
-    0.12 s more at other rates, which are resampled. A detector serves one recording and one thread at a time; several
-    work side by side. Raises ``InputError`` for a rate outside 1 kHz to 1 MHz.
+    nothing. What is ``known`` is at most ``BEFORE + min_speech + min_silence + 0.1`` seconds behind at 16 kHz, and up
+    to 0.12 s more at other rates, which are resampled. A detector serves one recording and one thread at a time;
+    several work side by side. Raises ``InputError`` for a rate outside 1 kHz to 1 MHz.
     """
 
     def __init__(self, sampling_rate: int = RATE, options: SpeechOptions = SpeechOptions()) -> None:
@@ -284,7 +284,7 @@ class _Loudness:
             return None
         powers = np.array([self._powers[frame - oldest] for frame in range(low, high)])
         levels = 10 * np.log10(np.convolve(powers, np.full(3, 1 / 3), "valid") + 1e-12)
-        if np.sort(levels)[len(levels) // 4] > level - QUIET:
+        if np.sort(levels)[len(levels) // 8] > level - QUIET:
             return None
         loud = levels > level
         runs = np.flatnonzero(loud[:-2] & loud[1:-1] & loud[2:])

@@ -177,7 +177,7 @@ def _draw_lanes(panel: Any, timeline: Timeline, speakers: Sequence[str | None], 
             linewidth=0.8 if len(bars) < 120 else 0,
         )
         for start, end, label in bars:
-            if end - start > (0.064 * len(label) + 0.08) * inch:
+            if end - start > (0.058 * len(label) + 0.06) * inch:
                 ink = "white" if _is_dark(colours[label]) else INK
                 middle = (start + end) / 2
                 panel.text(middle, lane, label, ha="center", va="center", fontsize=8.5, color=ink, clip_on=True)
