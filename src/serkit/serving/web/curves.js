@@ -1,0 +1,126 @@
+/** Probability curves over time, drawn by uPlot. */
+
+import { clock } from "./format.js";
+import { themeColour } from "./palette.js";
+
+const INCREMENTS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
+export const GUTTER = 44; // the width of the left axis in CSS pixels, the same in every plot so that times align
+
+/** Return `[xs, ...ys]` for uPlot: points at the middle of their time, runs drawn to their ends, nulls between them. */
+export function curveData(points, classes) {
+  const data = [[], ...classes.map(() => [])];
+  const push = (time, probabilities) => {
+    data[0].push(time);
+    classes.forEach((name, at) => data[at + 1].push(probabilities ? (probabilities[name] ?? 0) : null));
+  };
+  const sorted = [...points].sort((one, other) => one.start - other.start);
+  let last = null;
+  for (const point of sorted) {
+    const follows = last && point.start <= last.end + 1e-3;
+    if (last && !follows) {
+      push(last.end, last.probabilities);
+      push((last.end + point.start) / 2, null);
+    }
+    if (!follows) push(point.start, point.probabilities);
+    push((point.start + point.end) / 2, point.probabilities);
+    last = point;
+  }
+  if (last) push(last.end, last.probabilities);
+  return data;
+}
+
+/** Return the time axis of a plot. */
+export function timeAxis() {
+  return {
+    stroke: () => themeColour("muted"),
+    font: "12px Inter, system-ui, sans-serif",
+    size: 26,
+    gap: 4,
+    incrs: INCREMENTS,
+    space: 64,
+    grid: { stroke: () => themeColour("line"), width: 1 },
+    ticks: { show: false },
+    values: (plot, splits, axis, space, step) => splits.map((each) => (each < 0 ? "" : clock(each, step < 1))),
+  };
+}
+
+function shareAxis() {
+  return {
+    stroke: () => themeColour("muted"),
+    font: "12px Inter, system-ui, sans-serif",
+    size: GUTTER,
+    gap: 6,
+    splits: () => [0, 0.5, 1],
+    grid: { stroke: () => themeColour("line"), width: 1 },
+    ticks: { show: false },
+    values: (plot, splits) => splits.map((each) => `${100 * each} %`),
+  };
+}
+
+/** Return a uPlot of the curves of `classes` in `host`; `options` are added to uPlot's. */
+export function createCurves(host, { classes, colours, height, range, options = {} }) {
+  const series = classes.map((name) => ({
+    label: name,
+    stroke: colours.get(name),
+    width: 2,
+    points: { show: false },
+  }));
+  return new uPlot(
+    {
+      width: Math.max(200, host.clientWidth),
+      height,
+      padding: [10, 8, 0, 0],
+      legend: { show: false },
+      scales: { x: { time: false, range }, y: { range: [0, 1] } },
+      axes: [timeAxis(), shareAxis()],
+      series: [{}, ...series],
+      hooks: { draw: [nameCurves] },
+      ...options,
+    },
+    [[], ...classes.map(() => [])],
+    host,
+  );
+}
+
+/** Write every curve's name beside its highest point in view, where it rises above a third: colour is not enough. */
+function nameCurves(plot) {
+  const { ctx } = plot;
+  const { min, max } = plot.scales.x;
+  const taken = [];
+  ctx.save();
+  ctx.font = `600 ${12 * uPlot.pxRatio}px Inter, system-ui, sans-serif`;
+  ctx.textBaseline = "bottom";
+  ctx.lineJoin = "round";
+  plot.series.slice(1).forEach((series, index) => {
+    if (!series.show) return;
+    const best = highest(plot.data[0], plot.data[index + 1], min, max);
+    if (best && best.share >= 1 / 3) nameAt(plot, series.label, best, taken);
+  });
+  ctx.restore();
+}
+
+function highest(times, shares, min, max) {
+  let best = null;
+  for (let at = 0; at < times.length; at++) {
+    if (times[at] < min || times[at] > max || shares[at] == null) continue;
+    if (!best || shares[at] > best.share) best = { time: times[at], share: shares[at] };
+  }
+  return best;
+}
+
+function nameAt(plot, name, { time, share }, taken) {
+  const { ctx, bbox } = plot;
+  const size = 14 * uPlot.pxRatio;
+  const width = ctx.measureText(name).width;
+  const left = Math.min(Math.max(plot.valToPos(time, "x", true) - width / 2, bbox.left + 2), bbox.left + bbox.width - width - 2);
+  let bottom = Math.max(plot.valToPos(share, "y", true) - 3 * uPlot.pxRatio, bbox.top + size);
+  while (taken.some((box) => left < box.right && box.left < left + width && bottom > box.bottom - size && bottom - size < box.bottom)) {
+    bottom += size;
+  }
+  taken.push({ left, right: left + width, bottom });
+  ctx.lineWidth = 4 * uPlot.pxRatio;
+  ctx.strokeStyle = themeColour("card");
+  ctx.strokeText(name, left, bottom);
+  ctx.fillStyle = themeColour("ink");
+  ctx.fillText(name, left, bottom);
+}
