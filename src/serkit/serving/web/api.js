@@ -9,7 +9,7 @@ export function useKey(value) {
 
 /** The key as the WebSocket carries it; browsers let a page set no headers there. */
 export function streamProtocols() {
-  return key ? ["serkit", `serkit.key.${base64url(key)}`] : [];
+  return key ? ["serkit.stream", `serkit.key.${base64url(key)}`] : ["serkit.stream"];
 }
 
 function base64url(text) {

@@ -91,7 +91,7 @@ async function analyse(file, recorded = false) {
     const seconds = await probeSeconds(file);
     refuse(file, seconds);
     work(`Sending ${file.name}`);
-    const peaks = Math.round(Math.min(20_000, Math.max(1000, (seconds ?? 600) * 20)));
+    const peaks = Math.round(Math.min(10_000, Math.max(1000, (seconds ?? 600) * 20)));
     const options = { curve: true, peaks, speech: byId("speech").checked, ...chosenModel() };
     const timeline = await postTimeline(file, turns, options, { onProgress: (share) => progress(file, share), signal: under.signal });
     finished();
@@ -100,6 +100,7 @@ async function analyse(file, recorded = false) {
     byId("result-title").focus();
   } catch (problem) {
     finished();
+    result.reveal();
     tell(problem, () => analyse(file, recorded));
   }
 }
@@ -176,6 +177,7 @@ async function lost(recording, problem) {
   const kept = await recording.abandon();
   ended();
   if (kept) keep(kept.timeline, kept.file);
+  else result.reveal();
   tell(problem, kept ? null : record);
 }
 

@@ -1,7 +1,7 @@
 /** Probability curves over time, drawn by uPlot. */
 
 import { clock } from "./format.js";
-import { themeColour } from "./palette.js";
+import { isFaint, themeColour } from "./palette.js";
 
 const INCREMENTS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 export const GUTTER = 44; // the width of the left axis in CSS pixels, the same in every plot so that times align
@@ -59,27 +59,55 @@ function shareAxis() {
 
 /** Return a uPlot of the curves of `classes` in `host`; `options` are added to uPlot's. */
 export function createCurves(host, { classes, colours, height, range, options = {} }) {
-  const series = classes.map((name) => ({
-    label: name,
-    stroke: colours.get(name),
-    width: 2,
-    points: { show: false },
-  }));
+  const series = classes.map((name) => ({ label: name, stroke: colours.get(name), width: 2, paths, points: { show: false } }));
   return new uPlot(
     {
       width: Math.max(200, host.clientWidth),
       height,
-      padding: [10, 8, 0, 0],
+      padding: [10, 18, 0, 0],
       legend: { show: false },
       scales: { x: { time: false, range }, y: { range: [0, 1] } },
       axes: [timeAxis(), shareAxis()],
       series: [{}, ...series],
-      hooks: { draw: [nameCurves] },
+      hooks: { drawAxes: [edgeCurves], draw: [nameCurves] },
       ...options,
     },
     [[], ...classes.map(() => [])],
     host,
   );
+}
+
+/** Return the path of a curve, broken where nothing was judged. */
+function paths(plot, index, first, last) {
+  const [times, shares] = [plot.data[0], plot.data[index]];
+  const stroke = new Path2D();
+  let open = false;
+  for (let at = first; at <= last; at++) {
+    if (shares[at] == null) {
+      open = false;
+      continue;
+    }
+    stroke[open ? "lineTo" : "moveTo"](plot.valToPos(times[at], "x", true), plot.valToPos(shares[at], "y", true));
+    open = true;
+  }
+  return { stroke };
+}
+
+/** Draw an edge below the curves whose colour is hard to see on the theme's card. */
+function edgeCurves(plot) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.lineWidth = 4 * uPlot.pxRatio;
+  ctx.lineJoin = "round";
+  ctx.strokeStyle = themeColour("edge");
+  plot.series.forEach((series, index) => {
+    if (!index || !series.show || !plot.data[0].length || !isFaint(series.stroke())) return;
+    ctx.stroke(paths(plot, index, 0, plot.data[0].length - 1).stroke);
+  });
+  ctx.restore();
 }
 
 /** Write every curve's name beside its highest point in view, where it rises above a third: colour is not enough. */
@@ -89,6 +117,7 @@ function nameCurves(plot) {
   const taken = [];
   ctx.save();
   ctx.font = `600 ${12 * uPlot.pxRatio}px Inter, system-ui, sans-serif`;
+  ctx.textAlign = "left";
   ctx.textBaseline = "bottom";
   ctx.lineJoin = "round";
   plot.series.slice(1).forEach((series, index) => {

@@ -20,7 +20,7 @@ export class LiveView {
 
   /** Begin with these classes and colours. */
   begin(classes, colours) {
-    Object.assign(this, { classes, colours, points: [], seconds: 0, said: "", saidAt: -PAUSE });
+    Object.assign(this, { classes, colours, data: curveData([], classes), seconds: 0, said: "", saidAt: -PAUSE });
     this.list.replaceChildren();
     this.rows = new Map(classes.map((name) => [name, this.#bar(name)]));
     this.bars.replaceChildren(...[...this.rows.values()].map((each) => each.item));
@@ -52,14 +52,14 @@ export class LiveView {
     this.level.setAttribute("aria-valuenow", String(Math.round(100 * share)));
     if (Math.floor(seconds) !== Math.floor(this.seconds) || !seconds) this.time.textContent = clock(seconds, false);
     this.seconds = seconds;
-    this.plot?.setData(this.data ?? curveData([], this.classes));
+    this.plot?.setData(this.data);
   }
 
-  /** Show an event of the server. */
-  take(event) {
+  /** Show an event of the server; `curve` is what was told until now. */
+  take(event, curve) {
     if (event.type === "start") this.#quiet("Speech…");
     if (event.type === "end") this.#quiet("Listening…");
-    if (event.type === "update") this.#update(event);
+    if (event.type === "update") this.#update(event, curve);
     if (event.type === "segment") this.#segment(event);
   }
 
@@ -67,13 +67,10 @@ export class LiveView {
     this.label.textContent = text;
     this.label.dataset.quiet = "";
     this.label.style.removeProperty("--now");
-    if (text === "Listening…") this.data = curveData(this.points ?? [], this.classes);
   }
 
-  #update(event) {
-    this.points.push({ start: event.start_ms / 1000, end: event.end_ms / 1000, probabilities: event.probabilities });
-    const first = this.points.findIndex((each) => each.end >= this.seconds - SEEN);
-    this.data = curveData(this.points.slice(Math.max(0, first)), this.classes);
+  #update(event, curve) {
+    this.data = curveData(curve.filter((each) => each.end >= this.seconds - SEEN - 5), this.classes);
     delete this.label.dataset.quiet;
     this.label.textContent = capital(event.label);
     this.label.style.setProperty("--now", this.colours.get(event.label));

@@ -41,6 +41,12 @@ export function inkOn(hex) {
   return 1.05 / (luminance(hex) + 0.05) > (luminance(hex) + 0.05) / 0.059 ? "#ffffff" : "#15181c";
 }
 
+/** Tell whether a colour has less than three times the contrast with the cards of the theme: then it needs an edge. */
+export function isFaint(hex) {
+  const [one, other] = [luminance(hex), luminance(themeColour("card"))].sort();
+  return (other + 0.05) / (one + 0.05) < 3;
+}
+
 /** Return a colour of the theme, by the name of its custom property. */
 export function themeColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

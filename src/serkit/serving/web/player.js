@@ -19,6 +19,11 @@ export class Player {
     this.audio.src = this.address;
   }
 
+  /** Stop where it is. */
+  pause() {
+    this.audio.pause();
+  }
+
   /** Forget the recording. */
   clear() {
     this.audio.pause();

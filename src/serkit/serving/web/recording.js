@@ -42,12 +42,18 @@ export class Recording {
       return;
     }
     const times = { start: event.start_ms / 1000, end: event.end_ms / 1000 };
-    if (event.type === "update") this.curve.push({ ...times, probabilities: event.probabilities });
+    if (event.type === "update") this.#draw(times, event.probabilities);
     if (event.type === "segment") {
       const { utterance, label, confidence, probabilities } = event;
       this.segments.push({ utterance, ...times, label, confidence, probabilities });
     }
-    this.view.take(event);
+    this.view.take(event, this.curve);
+  }
+
+  /** Windows overlap: a piece of the curve is what a window adds to those before. */
+  #draw({ start, end }, probabilities) {
+    const known = this.curve.at(-1)?.end ?? 0;
+    if (end > known) this.curve.push({ start: Math.max(start, known), end, probabilities });
   }
 
   /** Stop, wait for the last segments, and return `{timeline, file, problem}`; problem: why the end is missing. */

@@ -67,10 +67,15 @@ export class ResultView {
     this.#time(0);
   }
 
-  /** Take the recording away. */
+  /** Put it out of sight; `reveal` brings it back. */
   hide() {
-    this.player.clear();
+    this.player.pause();
     show(false, byId("result"));
+  }
+
+  /** Bring back what was shown last, where there is any. */
+  reveal() {
+    show(Boolean(this.view), byId("result"));
   }
 
   #filter(shown) {

@@ -3,6 +3,14 @@
 import { el, swatch } from "./dom.js";
 import { clock, percent } from "./format.js";
 
+function confidence(segment, colours) {
+  const fill = el("span");
+  fill.style.background = colours.get(segment.label);
+  fill.style.transform = `scaleX(${segment.confidence})`;
+  const track = el("span", { class: "track", "aria-hidden": "true" }, fill);
+  return el("span", { class: "confidence" }, el("span", { class: "number" }, percent(segment.confidence)), track);
+}
+
 /** Fills `host`; `onPlay(segment)` is told which start was pressed. */
 export class SegmentTable {
   constructor(host, { onPlay }) {
@@ -22,7 +30,7 @@ export class SegmentTable {
       return this.host.replaceChildren(el("p", { class: "empty" }, why));
     }
     const head = ["Start", "End", "Emotion", "Confidence", ...(speakers ? ["Speaker"] : [])];
-    const cells = head.map((name) => el("th", { scope: "col", class: name === "Confidence" || name === "End" ? "end" : null }, name));
+    const cells = head.map((name) => el("th", { scope: "col", class: `of-${name.toLowerCase()}` }, name));
     const table = el("table", { "aria-label": "Segments" }, el("thead", {}, el("tr", {}, ...cells)), el("tbody", {}, ...this.rows.map((each) => each.row)));
     this.host.replaceChildren(table);
   }
@@ -37,9 +45,9 @@ export class SegmentTable {
       "tr",
       {},
       el("th", { scope: "row" }, button),
-      el("td", { class: "end" }, clock(segment.end)),
+      el("td", { class: "number" }, clock(segment.end)),
       el("td", {}, el("span", { class: "label" }, swatch(colours.get(segment.label)), segment.label), also.length ? el("span", { class: "also" }, ` also ${also.join(", ")}`) : null),
-      el("td", { class: "end" }, percent(segment.confidence)),
+      el("td", {}, confidence(segment, colours)),
       speakers ? el("td", {}, segment.speaker ?? "") : null,
     );
   }

@@ -1,7 +1,7 @@
 /** The waveform with its segments: bars in the colour of what is expressed there, and lanes with the names below. */
 
 import { GUTTER } from "./curves.js";
-import { inkOn, themeColour } from "./palette.js";
+import { inkOn, isFaint, themeColour } from "./palette.js";
 
 const LANE = 24; // CSS pixels, with the gap above
 const WAVE = 104;
@@ -18,7 +18,7 @@ export function createWave(host, { count, range, view, options = {} }) {
     {
       width: Math.max(200, host.clientWidth),
       height: WAVE + count * LANE,
-      padding: [4, 8, 4, 0],
+      padding: [4, 18, 4, 0],
       legend: { show: false },
       scales: { x: { time: false, range }, y: { range: [-1, 1] } },
       axes: [{ show: false }, { size: GUTTER, values: (plot, splits) => splits.map(() => ""), grid: { show: false }, ticks: { show: false } }],
@@ -79,6 +79,9 @@ function drawLanes(plot, view, top) {
   const ratio = uPlot.pxRatio;
   const speakers = lanes(view.segments);
   ctx.font = `600 ${12 * ratio}px Inter, system-ui, sans-serif`;
+  ctx.strokeStyle = themeColour("edge");
+  ctx.lineWidth = ratio;
+  ctx.textAlign = "left";
   ctx.textBaseline = "middle";
   for (const segment of view.segments) {
     if (!view.shown.has(segment.label)) continue;
@@ -91,6 +94,7 @@ function drawLanes(plot, view, top) {
     ctx.beginPath();
     ctx.roundRect(left + 0.5, lane, Math.max(2, right - left - 1), (LANE - 4) * ratio, 4 * ratio);
     ctx.fill();
+    if (isFaint(colour)) ctx.stroke();
     writeInside(plot, segment.speaker ? `${segment.label} · ${segment.speaker}` : segment.label, segment.label, colour, left, right, lane + ((LANE - 4) / 2) * ratio);
   }
 }
