@@ -54,8 +54,17 @@ def read_turns(path: str | Path) -> dict[str, tuple[Turn, ...]]:
     Raises ``InputError`` naming file and line for a time that is no number, not finite or negative, an end before its
     start, and a missing speaker.
     """
+    return _collect(read_rows(path, "speaker"))
+
+
+def parse_turns(text: str, name: str) -> dict[str, tuple[Turn, ...]]:
+    """Return the same of the ``text`` of such a file; messages call it ``name``."""
+    return _collect(parse_rows(text, Path(name), "speaker"))
+
+
+def _collect(rows: Iterable[Row]) -> dict[str, tuple[Turn, ...]]:
     turns: dict[str, list[Turn]] = defaultdict(list)
-    for row in read_rows(path, "speaker"):
+    for row in rows:
         if row.end > row.start:
             turns[row.id].append(Turn(row.start, row.end, row.fields["speaker"]))
     return {id: tuple(sorted(found)) for id, found in turns.items()}
@@ -74,6 +83,11 @@ def read_rows(path: str | Path, name: str) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not a text file: give RTTM, or a table with start, end and {name}") from error
+    return parse_rows(text, path, name)
+
+
+def parse_rows(text: str, path: Path, name: str) -> Iterator[Row]:
+    """Yield the same of the ``text`` of such a file."""
     lines = text.splitlines()
     first = next((line.split() for line in lines if line.strip() and not line.startswith(";;")), None)
     if first is None:

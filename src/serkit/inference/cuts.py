@@ -129,8 +129,8 @@ class Cutter:
     """Cuts a recording that comes in chunks at the card's rate; what it gives does not depend on the chunks.
 
     With ``turns`` each speaker is a track of its own, and what nobody's turn covers is not judged; with speech
-    detection, only the speech of each turn is. ``live`` adds glimpses. An utterance too short for the model is left out. Samples
-    are kept from the beginning of the last window on.
+    detection, only the speech of each turn is. ``live`` adds glimpses. An utterance too short for the model is left
+    out. Samples are kept from the beginning of the last window on.
     """
 
     def __init__(self, card: Card, options: TimelineOptions, turns: Sequence[Turn] = (), live: bool = False) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -133,6 +134,16 @@ class Predictor:
             raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
+        self.decode: Callable[..., Iterator[np.ndarray]] = stream_audio
+
+    def through(self, bundle: Bundle, decode: Callable[..., Iterator[np.ndarray]]) -> Predictor:
+        """Return the same predictor with its windows judged by ``bundle`` and its files decoded by ``decode``.
+
+        So a server queues windows and bounds what it decodes; ``decode`` takes what :func:`stream_audio` does.
+        """
+        other = copy(self)
+        other.bundle, other.decode = bundle, decode
+        return other
 
     def predict(
         self,
@@ -259,7 +270,7 @@ class Predictor:
             if start is not None or end is not None:
                 raise InputError("start and end are for files: slice the array instead")
             return iter([to_mono(audio, given, wanted)])
-        return stream_audio(audio, start, end, False, wanted)
+        return self.decode(audio, start, end, False, wanted)
 
     def _check_given(self, name: str, audio: Source | np.ndarray | None, text: str | None) -> None:
         """Raise ``InputError`` unless there is what the model hears and reads, and nothing it cannot read."""

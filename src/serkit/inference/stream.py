@@ -98,7 +98,7 @@ class Stream:
     def tell(self, cut: Cut, probabilities: np.ndarray | None) -> list[Event]:
         """Return the events that follow from a cut and what ``judge`` said of it."""
         told = self.follower.tell(cut, probabilities)
-        thresholds = getattr(self.bundle.card, "named_thresholds", {})
+        thresholds = self.bundle.card.named_thresholds
         rate, events = self.bundle.card.sampling_rate, []
         times = cut.start / rate, cut.end / rate
         if cut.kind == "start":
