@@ -71,12 +71,17 @@ function chosenModel() {
 
 /* A file */
 
-function refuse(file, seconds) {
-  const { max_bytes: most, max_seconds: longest } = state.limits;
+function refuseSize(file, turns) {
+  const { max_bytes: most } = state.limits;
   if (!file.size) throw new Problem("bad_audio", `${file.name} is empty. Choose another file.`);
-  if (most && file.size > most) {
+  const body = file.size + (turns?.size ?? 0) + 1000; // the form around them
+  if (most && body > most) {
     throw new Problem("too_large", `${file.name} has ${bytes(file.size)}, and this server takes at most ${bytes(most)}. Cut it, or save it as MP3.`);
   }
+}
+
+function refuseLength(file, seconds) {
+  const { max_seconds: longest } = state.limits;
   if (longest && seconds > longest) {
     throw new Problem("too_long", `${file.name} is ${duration(seconds)} long, and this server takes at most ${duration(longest)}. Cut it.`);
   }
@@ -88,8 +93,9 @@ async function analyse(file, recorded = false) {
   const turns = byId("turns").files[0] ?? null;
   const under = (state.under = new AbortController());
   try {
+    refuseSize(file, turns);
     const seconds = await probeSeconds(file);
-    refuse(file, seconds);
+    refuseLength(file, seconds);
     work(`Sending ${file.name}`);
     const peaks = Math.round(Math.min(10_000, Math.max(1000, (seconds ?? 600) * 20)));
     const options = { curve: true, peaks, speech: byId("speech").checked, ...chosenModel() };

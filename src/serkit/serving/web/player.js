@@ -54,8 +54,8 @@ export class Player {
     }
   }
 
-  get rate() {
-    return this.audio.playbackRate;
+  get playing() {
+    return !this.audio.paused;
   }
 
   set rate(value) {

@@ -92,8 +92,12 @@ export class ResultView {
     this.plots.time(seconds);
     this.table.mark(seconds);
     if (!this.pointed) byId("readout").textContent = this.plots.tellAt(seconds);
-    this.seek.setAttribute("aria-valuenow", seconds.toFixed(1));
-    this.seek.setAttribute("aria-valuetext", this.plots.tellAt(seconds));
+    if (!this.player.playing) this.#tellSeek(); // sixty times a second is no use to anybody
+  }
+
+  #tellSeek() {
+    this.seek.setAttribute("aria-valuenow", this.now.toFixed(1));
+    this.seek.setAttribute("aria-valuetext", this.plots.tellAt(this.now));
   }
 
   #point(text) {
@@ -102,6 +106,7 @@ export class ResultView {
   }
 
   #state(playing) {
+    if (this.view && !playing) this.#tellSeek();
     this.play.setAttribute("aria-label", playing ? "Pause" : "Play");
     const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
