@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from serkit.inference.bundle import DEFAULT
+from serkit.inference.palette import COLOURS
+
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: pip install playwright")
 httpx = pytest.importorskip("httpx", reason="the page is tested beside the API: pip install httpx")
 pytest.importorskip("fastapi", reason="the server is an extra: pip install serkit[serve]")
@@ -147,12 +150,6 @@ def hues(page, selector):
     return page.eval_on_selector(f"{selector} canvas", script)
 
 
-def colours():
-    from serkit.inference.palette import COLOURS
-
-    return COLOURS
-
-
 def test_a_file_is_shown_as_the_api_tells_it(page, served, recording):
     told = give(page, recording)
     asked = httpx.post(
@@ -170,7 +167,7 @@ def test_a_file_is_shown_as_the_api_tells_it(page, served, recording):
     for where in ("#wave", "#curves"):
         drawn = hues(page, where)
         for label in labels:
-            assert drawn.get(colours()[label], 0) > 20, (where, label)
+            assert drawn.get(COLOURS[label], 0) > 20, (where, label)
 
 
 def test_classes_can_be_left_out(page, recording):
@@ -182,8 +179,8 @@ def test_classes_can_be_left_out(page, recording):
     assert [row[0] for row in rows(page)] == [clock(each["start"]) for each in left]
     page.wait_for_timeout(100)
     for where, drawn in before.items():
-        assert drawn[colours()[label]] > 20
-        assert hues(page, where).get(colours()[label], 0) < 5, where
+        assert drawn[COLOURS[label]] > 20
+        assert hues(page, where).get(COLOURS[label], 0) < 5, where
     page.check(f"#filter input[value={label}]")
     assert len(rows(page)) == len(told["segments"])
 
@@ -327,8 +324,8 @@ def test_what_is_said_is_shown_while_it_is_said(page):
     page.click("#record")
     page.wait_for_selector("#now-label:not([data-quiet])")
     label = page.inner_text("#now-label").lower()
-    assert label in colours()
-    assert page.get_attribute("#now-told", "aria-live") == "polite" and page.inner_text("#now-told").lower() in colours()
+    assert label in COLOURS
+    assert page.get_attribute("#now-told", "aria-live") == "polite" and page.inner_text("#now-told").lower() in COLOURS
     shares = page.eval_on_selector_all("#now-bars [role=meter]", "all => all.map(each => +each.ariaValueNow)")
     assert sum(shares) == pytest.approx(100, abs=4)
     page.wait_for_selector("#live-segments li")
@@ -358,9 +355,10 @@ def test_a_microphone_that_cannot_be_had_is_told(page, failure, hint):
     assert page.is_enabled("#record")
 
 
-def test_keys_limits_and_a_server_that_goes(browser, tmp_path, recording):
+def test_keys_limits_models_and_a_server_that_goes(browser, tmp_path, recording):
+    models = ("--model", f"one={DEFAULT}", "--model", f"two={DEFAULT}")
     with (
-        serving(tmp_path, "--max-megabytes", "0.9", SERKIT_API_KEY=KEY) as (address, process),
+        serving(tmp_path, "--max-megabytes", "0.9", *models, SERKIT_API_KEY=KEY) as (address, process),
         opened(browser, address, quiet=False) as page,
     ):
         page.wait_for_selector("#key-form:not([hidden])")
@@ -375,8 +373,12 @@ def test_keys_limits_and_a_server_that_goes(browser, tmp_path, recording):
         page.set_input_files("#file", big)
         line = page.wait_for_selector("#problem:not([hidden])").inner_text()
         assert "big.wav has 1.0 MB" in line and "at most 900 kB" in line
-        give(page, recording)
-        page.click("#record")
+        page.click("#options summary")
+        page.select_option("#model", "two")
+        with page.expect_request(lambda request: "model=two" in request.url):
+            give(page, recording)
+        with page.expect_websocket(lambda socket: "model=two" in socket.url):
+            page.click("#record")
         page.wait_for_selector("#now-label:not([data-quiet])")
         process.kill()
         process.wait(10)

@@ -66,7 +66,7 @@ export function createCurves(host, { classes, colours, height, range, options = 
       height,
       padding: [10, 18, 0, 0],
       legend: { show: false },
-      scales: { x: { time: false, range }, y: { range: [0, 1] } },
+      scales: { x: { time: false, range }, y: { range: [-0.02, 1.04] } },
       axes: [timeAxis(), shareAxis()],
       series: [{}, ...series],
       hooks: { drawAxes: [edgeCurves], draw: [nameCurves] },

@@ -35,9 +35,10 @@ class Microphone {
 
   async open() {
     await this.context.audioWorklet.addModule(new URL("pcm-worklet.js", import.meta.url));
-    this.sender = new AudioWorkletNode(this.context, "pcm-sender", { numberOfOutputs: 0 });
+    this.sender = new AudioWorkletNode(this.context, "pcm-sender");
     this.sender.port.onmessage = ({ data }) => (data.last ? this.flushed?.() : this.onChunk(data.samples, data.peak));
     this.context.createMediaStreamSource(this.stream).connect(this.sender);
+    this.sender.connect(this.context.destination); // it gives silence; some browsers run only what leads somewhere
     await this.context.resume();
     return this;
   }

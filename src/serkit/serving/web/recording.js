@@ -78,7 +78,7 @@ export class Recording {
   }
 
   #whole() {
-    const stamp = new Date().toISOString().slice(0, 19).replace("T", " ").replaceAll(":", ".");
+    const stamp = new Date().toLocaleString("sv-SE").replaceAll(":", "."); // 2026-11-22 07.12.35
     const file = wavFile(this.chunks, this.microphone.samplingRate, `recording ${stamp}.wav`);
     const { model, classes, thresholds } = this.ready ?? { classes: [] };
     const { seconds, segments, curve } = this;

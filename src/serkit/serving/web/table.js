@@ -59,5 +59,13 @@ export class SegmentTable {
     this.current?.removeAttribute("aria-current");
     found?.setAttribute("aria-current", "true");
     this.current = found;
+    if (found && !this.host.contains(document.activeElement)) this.#follow(found);
+  }
+
+  /** Bring a row into view within the table, without moving the page. */
+  #follow(row) {
+    const head = row.closest("table").tHead.offsetHeight;
+    const [top, bottom] = [row.offsetTop, row.offsetTop + row.offsetHeight];
+    if (top < this.host.scrollTop + head || bottom > this.host.scrollTop + this.host.clientHeight) this.host.scrollTop = top - head;
   }
 }

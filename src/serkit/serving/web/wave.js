@@ -43,6 +43,24 @@ function drawAll(plot, view) {
   drawBars(plot, view, wave);
   drawLanes(plot, view, bbox.top + wave);
   ctx.restore();
+  nameLanes(plot, view, bbox.top + wave);
+}
+
+/** Write the speakers left of their lanes, as far as there is room. */
+function nameLanes(plot, view, top) {
+  const { ctx, bbox } = plot;
+  const ratio = uPlot.pxRatio;
+  ctx.save();
+  ctx.font = `${12 * ratio}px Inter, system-ui, sans-serif`;
+  ctx.fillStyle = themeColour("muted");
+  ctx.textAlign = "right";
+  ctx.textBaseline = "middle";
+  lanes(view.segments).forEach((speaker, at) => {
+    let name = speaker ?? "";
+    while (name.length > 1 && ctx.measureText(name).width > bbox.left - 8 * ratio) name = `${name.replace("…", "").slice(0, -1)}…`;
+    ctx.fillText(name, bbox.left - 6 * ratio, top + (at * LANE + 4 + (LANE - 4) / 2) * ratio);
+  });
+  ctx.restore();
 }
 
 function drawBars(plot, view, height) {
@@ -95,18 +113,16 @@ function drawLanes(plot, view, top) {
     ctx.roundRect(left + 0.5, lane, Math.max(2, right - left - 1), (LANE - 4) * ratio, 4 * ratio);
     ctx.fill();
     if (isFaint(colour)) ctx.stroke();
-    writeInside(plot, segment.speaker ? `${segment.label} · ${segment.speaker}` : segment.label, segment.label, colour, left, right, lane + ((LANE - 4) / 2) * ratio);
+    writeInside(plot, segment.label, colour, left, right, lane + ((LANE - 4) / 2) * ratio);
   }
 }
 
-/** Write the long text where it has room, else the short one, else none: the table has them all. */
-function writeInside(plot, long, short, colour, left, right, middle) {
+/** Write the class where it has room: the table has them all. */
+function writeInside(plot, text, colour, left, right, middle) {
   const { ctx, bbox } = plot;
-  const pad = 6 * uPlot.pxRatio;
+  const pad = 4 * uPlot.pxRatio;
   const from = Math.max(left, bbox.left);
-  const room = Math.min(right, bbox.left + bbox.width) - from - 2 * pad;
-  const text = [long, short].find((each) => ctx.measureText(each).width <= room);
-  if (!text) return;
+  if (ctx.measureText(text).width > Math.min(right, bbox.left + bbox.width) - from - 2 * pad) return;
   ctx.fillStyle = inkOn(colour);
   ctx.fillText(text, from + pad, middle);
 }
