@@ -8,6 +8,8 @@ import contextlib
 import gc
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -27,8 +29,9 @@ from serkit.inference.cuts import TimelineOptions
 from serkit.inference.predictor import Predictor
 from serkit.inference.stream import Stream
 from serkit.serving.app import create_app
-from serkit.serving.live import FRAME_BYTES, WEBSOCKET, Inbox, close_streams, read_key
+from serkit.serving.live import FRAME_BYTES, WEBSOCKET, Inbox, read_key
 from serkit.serving.problems import Problem
+from serkit.serving.processes import Door
 from serkit.serving.settings import Settings
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.flac"))
@@ -37,23 +40,14 @@ LONG = 20.0
 """Seconds after which a test gives up waiting."""
 
 
-class Runner(uvicorn.Server):
-    """Lets streams tell their last events before it ends."""
-
-    async def shutdown(self, sockets=None):
-        await close_streams(self.config.app.state.server)
-        await super().shutdown(sockets)
-
-
 @contextlib.contextmanager
 def serving(**chosen):
     """A server in a thread: yields the application and the address of its streams."""
     app = create_app(Settings(port=0, **{"grace_seconds": 5.0, **chosen}))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = app.state.runner = Runner(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on", **WEBSOCKET)
-        )
+        config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=2, **WEBSOCKET)
+        server = app.state.door = Door(config, app.state.server, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -251,7 +245,7 @@ def test_a_frame_that_is_too_large(address):
     with connect(address, ping_interval=None) as client:  # the protocol's own limit comes before ours
         with contextlib.suppress(ConnectionClosed):
             client.send(bytes(4 * FRAME_BYTES))
-        assert hear(client)[1] == 1009
+        assert hear(client)[1] in (1009, 1006)  # the second where the answer is lost on its way
 
 
 def test_too_long_and_too_slow(pcm, predictor):
@@ -343,17 +337,16 @@ def test_a_client_that_goes_frees_everything(moment, served, pcm, monkeypatch):
 
 def test_a_client_faster_than_the_judging_is_slowed_down(served, pcm, monkeypatch):
     app, address = served
-    judge, put, held = Stream.judge, Inbox.put, []
+    put, held, going = Inbox.put, [], threading.Event()
 
-    def slowly(self, cut):
-        time.sleep(0.05)
-        return judge(self, cut)
+    def wait(self, cut):
+        going.wait(LONG)
 
     async def counted(self, data):
         await put(self, data)
         held.append(len(self.data))
 
-    monkeypatch.setattr(Stream, "judge", slowly)
+    monkeypatch.setattr(Stream, "judge", wait)
     monkeypatch.setattr(Inbox, "put", counted)
     data, sent = pcm[:32_000].tobytes() * 200, 0  # 400 s, 12.8 MB, of which some fits the buffers of the system
     with connect(address, ping_interval=None) as client:
@@ -366,6 +359,7 @@ def test_a_client_faster_than_the_judging_is_slowed_down(served, pcm, monkeypatc
                 sent = at
         assert sent < len(data) - 2_000_000
         client.socket.close()
+    going.set()
     until(lambda: not streams(app))
     assert 64_000 < max(held) <= FRAME_BYTES
 
@@ -444,10 +438,29 @@ def test_a_server_that_ends_tells_the_last_events(pcm, predictor):
         client.send(pcm[:40_000].tobytes())
         while json.loads(client.recv(timeout=LONG))["type"] != "update":
             pass
-        app.state.runner.should_exit = True
+        app.state.door.should_exit = True
         said = hear(client)
         assert error_of(said)[::2] == ("shutting_down", 1001)
         assert segments(said[0]) == offline(predictor, pcm[:40_000]) != []
+
+
+def test_sigterm_during_a_stream(pcm, predictor):
+    command = [sys.executable, "-m", "serkit.cli", "serve", "--port", "0", "--grace", "5"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = child.stdout.readline().split(" on http://")[1].split()[0]
+        with connect(f"ws://{address}/v1/stream", ping_interval=None) as client:
+            client.send(pcm[:40_000].tobytes())
+            while json.loads(client.recv(timeout=LONG))["type"] != "update":
+                pass
+            child.terminate()
+            said = hear(client)
+        _, err = child.communicate(timeout=LONG)
+    finally:
+        child.kill()
+    assert error_of(said)[::2] == ("shutting_down", 1001)
+    assert segments(said[0]) == offline(predictor, pcm[:40_000]) != []
+    assert child.returncode == 0 and "Traceback" not in err and "Cancel" not in err
 
 
 def test_the_inbox_is_bounded_and_keeps_order():

@@ -6,16 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from serkit.data.audio import SAMPLING_RATE, Source, read_info, source_name, stream_audio
-from serkit.errors import AudioError
+from serkit.data.audio import SAMPLING_RATE, Source, read_info, stream_audio
 from serkit.inference.envelope import Envelope
 from serkit.serving.engine import Place
 from serkit.serving.metrics import Metrics
 from serkit.serving.problems import Problem
 
-RATES = (1_000, 768_000)
-CHANNELS = 64
-"""What recordings have; more is a header that lies, and would be paid for in memory."""
 GATHER = 5.0
 """Blocks are handed on in pieces of about so many seconds: some decoders give 20 ms at a time."""
 
@@ -65,13 +61,9 @@ class Decoder:
         return block
 
     def check_header(self, source: Source) -> None:
-        """Refuse by its header what would be refused later, or costs more memory than a recording may."""
-        info = read_info(source)
-        if not RATES[0] <= info.sampling_rate <= RATES[1]:
-            raise AudioError(f"{source_name(source)}: a sampling rate of {info.sampling_rate} Hz is not audio")
-        if not 1 <= info.channels <= CHANNELS:
-            raise AudioError(f"{source_name(source)}: {info.channels} channels, at most {CHANNELS} are taken")
-        if info.seconds is not None and info.seconds > self.max_seconds + 1:
+        """Refuse at once what says itself that it is too long."""
+        seconds = read_info(source).seconds
+        if seconds is not None and seconds > self.max_seconds + 1:
             raise self.too_long()
 
     def too_long(self) -> Problem:

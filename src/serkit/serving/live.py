@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
@@ -36,6 +37,8 @@ WEBSOCKET: dict[str, Any] = {
 }
 """Options of uvicorn: messages that are too large are told so before the protocol closes; a client that is slowed down
 cannot answer a ping that waits behind its sound, and who says nothing is let go by us; sound is not compressible."""
+LAST_SECONDS = 5.0
+"""How long a client may take to read why its stream ends."""
 PROTOCOL, KEY = "serkit.stream", "serkit.key."
 """WebSocket subprotocols: the one that is spoken, and what an API key in base64url comes behind."""
 OPTIONS = ("sampling_rate", "labels", "window", "hop", "model")
@@ -46,7 +49,7 @@ FLUSHED = ("too_long", "timed_out", "shutting_down")
 """Problems before which the last events are told."""
 
 router = APIRouter()
-logger = logging.getLogger("serkit")
+logger = logging.getLogger("serkit.server")
 
 
 class Inbox:
@@ -182,21 +185,25 @@ async def stream(websocket: WebSocket) -> None:
     """Follow live audio; a client is always let in far enough to be told why it is not let in."""
     server: Server = websocket.app.state.server
     offered = websocket.scope.get("subprotocols", [])
-    try:
-        await websocket.accept(choose_protocol(offered))
+    with ExitStack() as stack:  # a stop of the server waits for places: they are given back when all is told
         try:
-            await follow(server, websocket, offered)
-            code = 1000
-        except Problem as problem:
-            code = CLOSE.get(problem.code, 1008)
-            await _send_last(websocket, {"type": "error", **problem.as_dict()})
-        await asyncio.wait_for(websocket.close(code), server.settings.read_seconds)
-    except (WebSocketDisconnect, TimeoutError):
-        logger.info("live stream: the client is gone")
+            await websocket.accept(choose_protocol(offered))
+            try:
+                await follow(server, websocket, offered, stack)
+                code = 1000
+            except Problem as problem:
+                code = CLOSE.get(problem.code, 1008)
+                await _send_last(websocket, {"type": "error", **problem.as_dict()})
+            await asyncio.wait_for(websocket.close(code), LAST_SECONDS)
+        except (WebSocketDisconnect, TimeoutError):
+            logger.info("live stream: the client is gone")
 
 
-async def follow(server: Server, websocket: WebSocket, offered: list[str]) -> None:
-    """Open a stream as the request says and follow it to its end; raises ``Problem`` where that cannot be."""
+async def follow(server: Server, websocket: WebSocket, offered: list[str], stack: ExitStack) -> None:
+    """Open a stream as the request says and follow it to its end; raises ``Problem`` where that cannot be.
+
+    Its place is given back with the ``stack``.
+    """
     if not server.allows_origin(websocket.headers):
         remedy = "allow that origin where the server is started"
         raise Problem("unauthorized", f"pages of {websocket.headers.get('origin')} may not open a stream: {remedy}")
@@ -207,6 +214,8 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str]) -> No
     options = read_options(websocket.query_params.multi_items())
     stream, ready, rate = open_stream(server, options)
     place = server.engine.admit()
+    stack.callback(server.engine.leave, place)
+    stack.callback(server.engine.stop, place, GONE)
     try:
         live = Live(server, websocket, place, stream, rate)
         await live.send(ready)
@@ -214,19 +223,8 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str]) -> No
     except (Problem, WebSocketDisconnect):
         raise
     except Exception as error:
-        logger.exception("live stream")
+        logger.exception("a live stream failed")
         raise Problem("internal", "the server failed: its log says why") from error
-    finally:
-        server.engine.stop(place, GONE)
-        server.engine.leave(place)
-
-
-async def close_streams(server: Server) -> None:
-    """Take no stream any more; return when those that are open have told their last events, or had time to."""
-    server.stopping.set()
-    end = time.monotonic() + server.settings.grace_seconds
-    while server.engine.places[True] and time.monotonic() < end:
-        await asyncio.sleep(0.02)
 
 
 def open_stream(server: Server, options: Mapping[str, str]) -> tuple[Stream, dict[str, Any], int]:
@@ -317,7 +315,7 @@ def read_key(offered: list[str]) -> str | None:
 
 async def _send_last(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Send ``message`` to a client that may not read any more."""
-    await asyncio.wait_for(websocket.send_text(json.dumps(message, ensure_ascii=False)), 5.0)
+    await asyncio.wait_for(websocket.send_text(json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
 
 
 def _too_long(seconds: float) -> Problem:

@@ -67,7 +67,7 @@ class TimelineQuery(ModelOptions):
 
 def explain(error: dict[str, Any], known: list[str]) -> Problem:
     """Return the problem of an option that FastAPI refused; ``known`` are the options of the route."""
-    name, text = str(error["loc"][-1])[:80], error["msg"].removeprefix("Value error, ")
+    name, text = str([*error["loc"], ""][1])[:80], error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         told = nearest(name, known) if known else " (none are taken)"
         return Problem("bad_option", f"there is no option {name!r}{told}")

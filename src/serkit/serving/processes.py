@@ -24,10 +24,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import uvicorn
+from fastapi import FastAPI
 
 from serkit.errors import SerkitError
 from serkit.serving.app import create_app
 from serkit.serving.doors import JsonLines
+from serkit.serving.live import WEBSOCKET
 from serkit.serving.metrics import FOLDER, forget_process
 from serkit.serving.server import Server, load_models
 from serkit.serving.settings import Settings
@@ -94,29 +96,31 @@ def tell_as_json() -> None:
 
 def run(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve in this process until it is told to stop; ``ready`` is called once it takes requests."""
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=AFTER_GRACE,
-        ws_max_size=1 << 20,
-    )
-    Door(config, app.state.server, ready).run([listening])
-    app.state.server.close()
-    for thread in app.state.server.engine.threads:
+    door = Door(create_app(settings), ready)
+    door.run([listening])
+    door.server.close()
+    for thread in door.server.engine.threads:
         thread.join(AFTER_GRACE)
 
 
 class Door(uvicorn.Server):
     """uvicorn's server, which goes on answering while it finishes what is under way, and waits for no slow heads."""
 
-    def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self.server, self.ready = server, ready
+    def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=AFTER_GRACE,
+                **WEBSOCKET,
+            )
+        )
+        self.server: Server = app.state.server
+        self.ready = ready
         self.silent: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def handle_exit(self, sig: int, frame: Any) -> None:

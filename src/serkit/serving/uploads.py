@@ -28,6 +28,8 @@ from serkit.serving.settings import Settings
 SPOOL = 1_000_000
 PIECE = 65_536
 """So many bytes have to arrive within a server's ``read_seconds``."""
+FIELDS = 4
+"""A form may have so many fields, so that those that should not be there can be told."""
 RECORDING = "recording"
 """How a recording without a file name is called."""
 RAW = ("audio/", "video/", "application/octet-stream", "application/ogg", "application/x-www-form-urlencoded")
@@ -153,7 +155,7 @@ async def receive_raw(stream: AsyncGenerator[bytes, None]) -> Upload:
 async def receive_form(request: Request, stream: AsyncGenerator[bytes, None], known: set[str]) -> Upload:
     """Take the recording, and what else is ``known``, from a form."""
     try:
-        parser = MultiPartParser(request.headers, stream, max_files=len(known), max_fields=len(known))
+        parser = MultiPartParser(request.headers, stream, max_files=FIELDS, max_fields=FIELDS)
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem("bad_option", f"form: {error.message}") from error
