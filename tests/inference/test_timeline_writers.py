@@ -4,63 +4,22 @@ import csv
 import io
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pytest
 
 from serkit.data.turns import Turn, read_turns
 from serkit.errors import InputError
+from serkit.inference.timeline import CurvePoint, Timeline, TimelineSegment
 from serkit.inference.timeline_writers import ENDINGS, TIMELINE_WRITERS, clock, write_folder
 
 CLASSES = ("neutral", "angry", "sad")
 
 
-@dataclass(frozen=True)
-class Segment:
-    utterance: int
-    start: float
-    end: float
-    label: str
-    probabilities: dict
-    speaker: str | None = None
-
-    @property
-    def confidence(self):
-        return self.probabilities[self.label]
-
-    def as_dict(self):
-        return {
-            "utterance": self.utterance,
-            "start": self.start,
-            "end": self.end,
-            "label": self.label,
-            "confidence": self.confidence,
-            "probabilities": self.probabilities,
-        } | ({} if self.speaker is None else {"speaker": self.speaker})
-
-
-@dataclass(frozen=True)
-class Timeline:
-    id: str
-    seconds: float
-    model: str
-    segments: tuple
-    classes: tuple = CLASSES
-    curve: tuple = field(default=())
-
-    def as_dict(self, curve=True):
-        return {
-            "id": self.id,
-            "seconds": self.seconds,
-            "model": self.model,
-            "segments": [each.as_dict() for each in self.segments],
-        }
-
-
 def segment(number, start, end, label, p, speaker=None):
     rest = [name for name in CLASSES if name != label]
     named = {label: p, rest[0]: round((1 - p) * 0.75, 4), rest[1]: round((1 - p) * 0.25, 4)}
-    return Segment(number, start, end, label, {name: named[name] for name in CLASSES}, speaker)
+    return TimelineSegment(number, start, end, label, {name: named[name] for name in CLASSES}, speaker)
 
 
 @pytest.fixture
@@ -70,6 +29,7 @@ def talk():
         "calls/team talk.wav",
         3725.5,
         "m",
+        CLASSES,
         (
             segment(1, 0.5, 2.25, "neutral", 0.8, "Ann Lee"),
             segment(2, 2.0, 3.5, "angry", 0.6, "bert"),
@@ -80,12 +40,14 @@ def talk():
 
 @pytest.fixture
 def note():
-    return Timeline("note.wav", 4.0, "m", (segment(1, 0.0, 4.0, "sad", 0.7),))
+    return Timeline(
+        "note.wav", 4.0, "m", CLASSES, (segment(1, 0.0, 4.0, "sad", 0.7),), (CurvePoint(0.0, 4.0, {"sad": 1.0}),)
+    )
 
 
 @pytest.fixture
 def silence():
-    return Timeline("silence.wav", 2.0, "m", ())
+    return Timeline("silence.wav", 2.0, "m", CLASSES, ())
 
 
 def write(format, *timelines):
@@ -129,13 +91,18 @@ def test_rttm_is_read_by_our_reader_with_labels_as_names(talk, note, tmp_path):
     text = write("rttm", talk, note)
     (tmp_path / "x.rttm").write_text(text)
     assert read_turns(tmp_path / "x.rttm") == {
-        "calls/team_talk.wav": (Turn(0.5, 2.25, "neutral"), Turn(2.0, 3.5, "angry"), Turn(3723.457, 3725.0, "sad")),
-        "note.wav": (Turn(0.0, 4.0, "sad"),),
+        "team_talk": (Turn(0.5, 2.25, "neutral"), Turn(2.0, 3.5, "angry"), Turn(3723.457, 3725.0, "sad")),
+        "note": (Turn(0.0, 4.0, "sad"),),
     }
     fields = [line.split(" ") for line in text.splitlines()]
     assert all(len(words) == 10 and words[0] == "SPEAKER" and words[2] == "1" for words in fields)
     assert [words[5] for words in fields] == ["Ann_Lee", "bert", "Ann_Lee", "<NA>"]
     assert [float(words[8]) for words in fields] == [0.8, 0.6, 0.5, 0.7]
+
+
+def test_rttm_tells_recordings_of_one_name_apart(note):
+    same = replace(note, id="more/note.flac")
+    assert [line.split()[1] for line in write("rttm", note, same).splitlines()] == ["note", "more/note.flac"]
 
 
 def test_audacity_labels(talk):
@@ -185,8 +152,8 @@ def test_one_recording_a_file_and_nothing_half_written(format, talk, note):
 
 @pytest.mark.parametrize("format", TIMELINE_WRITERS)
 def test_a_folder_has_a_file_for_every_recording(format, talk, note, tmp_path):
-    same = Timeline("note.mp3", 1.0, "m", ())
-    out = Timeline("/a/../../b.wav", 1.0, "m", ())
+    same = Timeline("note.mp3", 1.0, "m", CLASSES, ())
+    out = Timeline("/a/../../b.wav", 1.0, "m", CLASSES, ())
     paths = write_folder(iter([talk, note, same, out]), CLASSES, tmp_path / "out", format)
     ending = ENDINGS[format]
     names = [f"calls/team talk{ending}", f"note{ending}", f"note.mp3{ending}", f"a/b{ending}"]
@@ -198,7 +165,9 @@ def test_a_folder_has_a_file_for_every_recording(format, talk, note, tmp_path):
 
 
 def test_names_that_only_look_like_endings_stay(tmp_path):
-    made = write_folder([Timeline("take.1", 1.0, "m", ()), Timeline("take.2", 1.0, "m", ())], CLASSES, tmp_path, "srt")
+    made = write_folder(
+        [Timeline("take.1", 1.0, "m", CLASSES, ()), Timeline("take.2", 1.0, "m", CLASSES, ())], CLASSES, tmp_path, "srt"
+    )
     assert [path.name for path in made] == ["take.1.srt", "take.2.srt"]
 
 

@@ -58,7 +58,7 @@ def predict(
         ),
     ] = Format.table,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="file to write instead of stdout; of timelines, or a folder/")
+        Path | None, typer.Option("--output", "-o", help="file to write instead of stdout; of timelines, or a folder")
     ] = None,
     embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json and funasr only)")] = False,
     segment: Annotated[

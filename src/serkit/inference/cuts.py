@@ -73,7 +73,8 @@ class Cut:
 class Detector(Protocol):
     """What tells speech from the rest; see :class:`~serkit.inference.speech.SpeechDetector`."""
 
-    known: int
+    @property
+    def known(self) -> int: ...  # noqa: D102
 
     def push(self, samples: np.ndarray) -> list[Edge]: ...  # noqa: D102
 

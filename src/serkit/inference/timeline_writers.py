@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from serkit.data.audio import EXTENSIONS
 from serkit.data.files import write_text
 from serkit.errors import InputError
-
-if TYPE_CHECKING:
-    from serkit.inference.timeline import Timeline, TimelineSegment
+from serkit.inference.timeline import Timeline, TimelineSegment
 
 NOTHING = "<NA>"
 
@@ -71,13 +69,18 @@ def write_csv(timelines: Iterable[Timeline], classes: tuple[str, ...], file: Tex
 def write_rttm(timelines: Iterable[Timeline], classes: tuple[str, ...], file: TextIO) -> None:
     """Write NIST's RTTM, a SPEAKER line for every segment.
 
-    The eighth field, the name, is the label, so that scorers of speaker diarization measure emotions; the ninth is its
+    The second field is the name of the recording without folder and ending, unless another one had it before. The
+    eighth, the speaker's name, is the label, so that scorers of speaker diarization measure emotions; the ninth is its
     probability. Who speaks stands in the sixth, the orthography, which such scorers do not read and which is <NA> where
     no turns were given. Fields cannot hold blanks: they become underscores.
     """
+    named: set[str] = set()
     for timeline in timelines:
+        bare = PurePath(_bare(timeline.id)).name
+        id = _word(bare if bare not in named else timeline.id)
+        named.add(bare)
         for segment in timeline.segments:
-            id, speaker, label = (_word(text) for text in (timeline.id, segment.speaker or NOTHING, segment.label))
+            speaker, label = _word(segment.speaker or NOTHING), _word(segment.label)
             start, end = round(segment.start, 3), round(segment.end, 3)
             times = f"{start:.3f} {end - start:.3f}"
             print(
@@ -103,7 +106,7 @@ def write_srt(timelines: Iterable[Timeline], classes: tuple[str, ...], file: Tex
             print(f"{number}\n{start} --> {end}\n{text}\n", file=file)
 
 
-TimelineWriter = Callable[[Iterable["Timeline"], tuple[str, ...], TextIO], None]
+TimelineWriter = Callable[[Iterable[Timeline], tuple[str, ...], TextIO], None]
 
 TIMELINE_WRITERS: dict[str, TimelineWriter] = {
     "table": write_table,
@@ -127,18 +130,28 @@ def write_folder(timelines: Iterable[Timeline], classes: tuple[str, ...], folder
     """
     written: list[Path] = []
     for timeline in timelines:
-        name = Path(*[part for part in PurePath(timeline.id).parts if part not in ("..", "/", "\\")] or ["recording"])
-        bare = name.with_suffix("") if name.suffix.lower() in EXTENSIONS else name
-        paths = [folder / f"{each}{ENDINGS[format]}" for each in (bare, name)]
-        path = next((path for path in paths if path not in written), None)
-        if path is None:
-            raise InputError(f"{timeline.id}: two recordings have this name, and each needs a file: give them ids")
+        path = free_path(folder, timeline.id, ENDINGS[format], written)
         made = io.StringIO(newline="")
         TIMELINE_WRITERS[format]([timeline], classes, made)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, made.getvalue())
         written.append(path)
     return written
+
+
+def free_path(folder: Path, id: str, ending: str, taken: Sequence[Path]) -> Path:
+    """Return the file of recording ``id`` in ``folder`` that is not ``taken``, as :func:`write_folder` names them."""
+    name = Path(*[part for part in PurePath(id).parts if part not in ("..", "/", "\\")] or ["recording"])
+    for bare in (_bare(str(name)), name):
+        path = folder / f"{bare}{ending}"
+        if path not in taken:
+            return path
+    raise InputError(f"{id}: two recordings have this name, and each needs a file: give them ids")
+
+
+def _bare(id: str) -> str:
+    """Return ``id`` without the ending of an audio file."""
+    return str(PurePath(id).with_suffix("")) if PurePath(id).suffix.lower() in EXTENSIONS else id
 
 
 def _only_one(timelines: Iterable[Timeline], format: str) -> list[Timeline]:

@@ -147,27 +147,32 @@ class Engine:
             self.stop(place, shutting_down())
 
     def _serve(self) -> None:
-        while True:
-            with self.change:
-                while not self.turn and not self.closed:
-                    self.change.wait()
-                if not self.turn:
-                    return
-                place = self.turn.popleft()
-                future, work, arguments = place.work.popleft()
-                if place.work:
-                    self.turn.append(place)
-            self.metrics.waiting.dec()
-            if not future.set_running_or_notify_cancel():
-                continue
-            began = time.perf_counter()
-            try:
-                place.check()
-                future.set_result(work(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                self.metrics.judged(time.perf_counter() - began)
+        while self._judge_next():
+            pass  # between two windows a thread holds on to nothing: a stream that is gone is let go of
+
+    def _judge_next(self) -> bool:
+        """Wait for the next window and judge it; tells whether there may be another."""
+        with self.change:
+            while not self.turn and not self.closed:
+                self.change.wait()
+            if not self.turn:
+                return False
+            place = self.turn.popleft()
+            future, work, arguments = place.work.popleft()
+            if place.work:
+                self.turn.append(place)
+        self.metrics.waiting.dec()
+        if not future.set_running_or_notify_cancel():
+            return True
+        began = time.perf_counter()
+        try:
+            place.check()
+            future.set_result(work(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            self.metrics.judged(time.perf_counter() - began)
+        return True
 
 
 class QueuedBundle(Bundle):

@@ -29,6 +29,7 @@ from fastapi import FastAPI
 from serkit.errors import SerkitError
 from serkit.serving.app import create_app
 from serkit.serving.doors import JsonLines
+from serkit.serving.live import WEBSOCKET
 from serkit.serving.metrics import FOLDER, forget_process
 from serkit.serving.server import Server, load_models
 from serkit.serving.settings import Settings
@@ -115,9 +116,7 @@ class Door(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=AFTER_GRACE,
-                ws_max_size=2 << 20,
-                ws_ping_interval=None,
-                ws_per_message_deflate=False,
+                **WEBSOCKET,
             )
         )
         self.server: Server = app.state.server
