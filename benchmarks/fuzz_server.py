@@ -111,8 +111,11 @@ def send(address: tuple[str, int], wire: Wire, limit: float) -> tuple[bytes, boo
     end, received = time.monotonic() + limit, bytearray()
     with socket.create_connection(address, timeout=limit) as connection:
         try:
-            for piece in wire.pieces:
+            for number, piece in enumerate(wire.pieces):
                 connection.sendall(piece)
+                if number == 0 and wire.kind.startswith("stream"):  # frames may only follow the answer
+                    connection.settimeout(limit / 2)
+                    received += connection.recv(65_536)
             if wire.half:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:

@@ -33,6 +33,7 @@ from serkit.serving.live import WEBSOCKET
 from serkit.serving.metrics import FOLDER, forget_process
 from serkit.serving.server import Server, load_models
 from serkit.serving.settings import Settings
+from serkit.serving.sockets import WebSocketDoor
 
 log = logging.getLogger("serkit.server")
 LOOPBACK = ("127.", "::1", "localhost")
@@ -118,6 +119,7 @@ class Door(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=AFTER_GRACE,
+                ws=WebSocketDoor,
                 **WEBSOCKET,
             )
         )
