@@ -199,7 +199,7 @@ def judge_stream(wire: Wire, data: bytes) -> tuple[str, bool]:
     messages, code = read_frames(rest)
     errors = [each["error"]["code"] for each in messages if each["type"] == "error"]
     if errors:
-        return f"stream {errors[0]} {code}", errors[0] in CODES and code in (1008, 1013, 1001, None)
+        return f"stream {errors[0]} {code}", errors[0] in CODES and code != 1011
     last = messages[-1]["type"] if messages else "nothing"
     return f"stream {last} {code}", code != 1011
 

@@ -1,6 +1,9 @@
-"""uvicorn's WebSocket protocol, less what lets a client hold a connection or memory for ever (uvicorn 0.54)."""
+"""What keeps clients from holding a connection, or memory, for as long as they like (uvicorn 0.54 lets them)."""
 
 from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -24,3 +27,19 @@ class WebSocketDoor(WebSocketsSansIOProtocol):
             self.transport.close()
         elif self.transport.get_write_buffer_size() > MOST_UNREAD:
             self.transport.abort()
+
+
+class Unread:
+    """Finds clients that take nothing of what is written to them for ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.seen: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
+
+    def stands_still(self, connection: Any, now: float) -> bool:
+        """Tell whether as much as before waits to be taken, and has for too long."""
+        left = connection.transport.get_write_buffer_size()
+        before, since = self.seen.get(connection, (0, now))
+        if left != before:
+            self.seen[connection] = (left, now)
+        return 0 < left == before and now - since > self.seconds
