@@ -122,13 +122,13 @@ def send(address: tuple[str, int], wire: Wire, limit: float) -> tuple[bytes, boo
             pass  # the server may close before it has read everything
         try:
             while time.monotonic() < end:
+                if wire.kind.startswith("stream") and read_frames(received.partition(b"\r\n\r\n")[2])[1] is not None:
+                    return bytes(received), True  # the server says farewell, and waits for ours
                 connection.settimeout(max(0.01, end - time.monotonic()))
                 piece = connection.recv(65_536)
                 if not piece:
                     return bytes(received), True
                 received += piece
-                if wire.kind.startswith("stream") and read_frames(received.partition(b"\r\n\r\n")[2])[1] is not None:
-                    return bytes(received), True  # the server says farewell, and waits for ours
         except TimeoutError:
             return bytes(received), False
         except OSError:
