@@ -240,7 +240,7 @@ def count_right(reference: Track, said: Track) -> tuple[float, float]:
 def distances(reference: Track, said: Track, side: str) -> np.ndarray:
     """Return how far from each reference stretch's ``side`` ("start", "end") the nearest segment's is, in seconds."""
     wanted, found = ([getattr(each, side) for each in track.stretches] for track in (reference, said))
-    return np.abs(np.subtract.outer(wanted, found)).min(axis=1) if found else np.full(len(wanted), np.inf)
+    return np.abs(np.subtract.outer(wanted, found)).min(axis=1) if found else np.full(len(wanted), reference.seconds)
 
 
 def measure_tracks(compositions: Sequence[Composition], tracks: Sequence[Track]) -> dict[str, Any]:
@@ -265,6 +265,7 @@ def measure_tracks(compositions: Sequence[Composition], tracks: Sequence[Track])
         median = [float(np.median(np.concatenate(far))), *np.percentile(medians, [2.5, 97.5]).tolist()]
         found |= {f"{side}s": interval(near, draws), f"{side} median": [round(value, 3) for value in median]}
     found["onset"], found["offset"] = (spread(judged["boundaries"][name]) for name in ("onset", "offset"))
+    found["each"] = [each["eder"] * each["seconds"] for each in judged["by_recording"]]
     found["segments"] = sum(len(track.stretches) for track in tracks)
     found["by corpus"] = {
         corpus: spread(judge_tracks(kept, resamples=RESAMPLES)["eder"])
@@ -282,8 +283,9 @@ def spread(figure: dict[str, Any]) -> list[float]:
 def interval(pairs: np.ndarray, draws: np.ndarray) -> list[float]:
     """Return [value, low, high] of a share whose parts and wholes are ``pairs (n, 2)``."""
     sums = pairs[draws].sum(axis=1)
-    shares = sums[:, 0] / np.maximum(sums[:, 1], 1e-12)
-    value = pairs[:, 0].sum() / max(pairs[:, 1].sum(), 1e-12)
+    shares = np.where(sums[:, 1] > 1e-6, sums[:, 0] / np.maximum(sums[:, 1], 1e-6), np.nan)
+    whole = pairs[:, 1].sum()
+    value = pairs[:, 0].sum() / whole if whole > 1e-6 else float("nan")
     return [round(float(each), 4) for each in (value, *np.percentile(shares, [2.5, 97.5]))]
 
 
@@ -293,19 +295,19 @@ def list_systems() -> dict[str, System]:
     for window in (2.0, 3.0, 4.0, 6.0):
         found |= {f"window {window:g} hop {hop:g}": System(window, hop) for hop in (0.5, 1.0, 2.0)}
     found["whole utterances"] = System(0.0)
-    found["no speech detection"] = System(speech=None)
-    found["no speech detection, 2 s, hop 1"] = System(2.0, speech=None)
-    for silence, pad in ((0.1, 0.0), (0.1, 0.05), (0.2, 0.03), (0.3, 0.03), (0.3, 0.1), (0.5, 0.03), (0.8, 0.03)):
-        found[f"silence {silence:g} pad {pad:g}"] = System(speech=SpeechOptions(min_silence=silence, pad=pad))
-    found["silence 0.3, 2 s, hop 0.5"] = System(2.0, 0.5, SpeechOptions(min_silence=0.3))
-    found["silence 0.3, 3 s, hop 1"] = System(3.0, 1.0, SpeechOptions(min_silence=0.3))
-    found["silence 0.3, whole"] = System(0.0, speech=SpeechOptions(min_silence=0.3))
-    for hop in (0.5, 1.0):
-        base = {"hop": hop}
-        found[f"uniform, hop {hop:g}"] = System(**base, weights="uniform")
-        found[f"logs, hop {hop:g}"] = System(**base, logs=True)
-        found |= {f"penalty {cost:g}, hop {hop:g}": System(**base, penalty=cost) for cost in (0.25, 0.5, 1.0, 2.0)}
-        found |= {f"least {least:g}, hop {hop:g}": System(**base, least=least) for least in (1.0, 2.0)}
+    found["no speech detection, 4 s"] = System(speech=None)
+    found["no speech detection, 2 s"] = System(2.0, speech=None)
+    for silence in (0.16, 0.2, 0.5, 0.8):
+        found[f"silence {silence:g}"] = System(speech=SpeechOptions(min_silence=silence))
+    found["edges of the network alone"] = System(speech=SpeechOptions(level=None))
+    found["silence 0.8, 2 s, hop 0.5"] = System(2.0, 0.5, SpeechOptions(min_silence=0.8))
+    found["silence 0.8, whole"] = System(0.0, speech=SpeechOptions(min_silence=0.8))
+    for base in ({"window": 2.0, "hop": 0.5}, {"window": 4.0, "hop": 0.5}, {"window": 4.0, "hop": 1.0}):
+        called = f"window {base['window']:g} hop {base['hop']:g}"
+        found[f"{called} uniform"] = System(**base, weights="uniform")
+        found[f"{called} logs"] = System(**base, logs=True)
+        found |= {f"{called} penalty {cost:g}": System(**base, penalty=cost) for cost in (0.25, 0.5, 1.0, 2.0)}
+        found |= {f"{called} least {least:g}": System(**base, least=least) for least in (1.0, 2.0)}
     found["turns, 4 s"] = System(speech=None, turns=True)
     found["turns, whole"] = System(0.0, speech=None, turns=True)
     return found
@@ -321,9 +323,8 @@ def list_baselines(predictor: Predictor) -> dict[str, Callable[[Composition], Tr
     return {"all neutral": lambda each: Track(each.id, (), each.seconds), "one label": one_label}
 
 
-def list_tested(predictor: Predictor, memory: Memory) -> dict[str, Callable[[Composition], Track]]:
+def list_tested(predictor: Predictor) -> dict[str, Callable[[Composition], Track]]:
     """Return what ``test`` judges: what ``Predictor.timeline`` says, asked in three ways."""
-    predictor.bundle = memory
 
     def ask(composition: Composition, turns: bool = False, **options: Any) -> Track:
         given = composition.turns if turns else ()
@@ -367,8 +368,9 @@ def main() -> None:
     compositions = [compose(options.third, number, options.pauses) for number in range(count)]
     memory, predictor = Memory(bundle, options.folder / f"said-{options.third}.npz"), Predictor(bundle)
     judge = Judge(memory, compositions)
+    predictor.bundle = memory
     systems: dict[str, Any] = list_baselines(predictor)
-    systems |= list_systems() if options.third == "tune" else list_tested(Predictor(bundle), memory)
+    systems |= list_systems() if options.third == "tune" else list_tested(predictor)
     hours = sum(each.seconds for each in compositions) / 3600
     emotional = sum(s.end - s.start for each in compositions for s in each.stretches if s.label != "neutral")
     print(f"{count} compositions, {hours:.3f} hours, {sum(len(each.stretches) for each in compositions)} clips,")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from serkit.inference.predictor import Predictor
     from serkit.inference.timeline import Timeline
 
+BINS = 2000
+"""Points of a picture's waveform."""
+
 
 def follow(
     model: Path,
@@ -42,6 +45,7 @@ def follow(
     predictor = Predictor(model)
     options.sizes(predictor.card)
     failed: list[InputError] = []
+    drawn: list[Path] = []
 
     def good() -> Iterator[Timeline]:
         clip: Clip
@@ -55,7 +59,7 @@ def follow(
                 typer.echo(f"serkit: {error}", err=True)
                 continue
             if plot is not None:
-                draw(timeline, clip, plot)
+                drawn.append(draw(timeline, clip, plot, drawn))
             yield timeline
 
     classes = predictor.card.classes
@@ -100,13 +104,15 @@ def predict(
     )
 
 
-def draw(timeline: Timeline, clip: Clip, plot: Path) -> None:
-    """Draw ``timeline`` with the outline of its recording; ``plot`` is a picture, or a folder of them."""
+def draw(timeline: Timeline, clip: Clip, plot: Path, drawn: list[Path]) -> Path:
+    """Draw ``timeline`` with the outline of its recording; ``plot`` is a picture, or a folder. Returns the picture."""
     from serkit.data.audio import stream_audio
     from serkit.inference.envelope import envelope
     from serkit.inference.timeline_plot import plot_timeline
+    from serkit.inference.timeline_writers import free_path
 
-    path = plot if plot.suffix else plot / f"{Path(clip.id).stem}.png"
+    path = plot if plot.suffix else free_path(plot, clip.id, ".png", drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
     assert clip.audio is not None
-    plot_timeline(timeline, path, envelope(stream_audio(clip.audio, clip.start, clip.end), 2000))
+    plot_timeline(timeline, path, envelope(stream_audio(clip.audio, clip.start, clip.end), BINS))
+    return path

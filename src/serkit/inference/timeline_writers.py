@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import TextIO
@@ -130,17 +130,23 @@ def write_folder(timelines: Iterable[Timeline], classes: tuple[str, ...], folder
     """
     written: list[Path] = []
     for timeline in timelines:
-        name = Path(*[part for part in PurePath(timeline.id).parts if part not in ("..", "/", "\\")] or ["recording"])
-        paths = [folder / f"{each}{ENDINGS[format]}" for each in (_bare(str(name)), name)]
-        path = next((path for path in paths if path not in written), None)
-        if path is None:
-            raise InputError(f"{timeline.id}: two recordings have this name, and each needs a file: give them ids")
+        path = free_path(folder, timeline.id, ENDINGS[format], written)
         made = io.StringIO(newline="")
         TIMELINE_WRITERS[format]([timeline], classes, made)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, made.getvalue())
         written.append(path)
     return written
+
+
+def free_path(folder: Path, id: str, ending: str, taken: Sequence[Path]) -> Path:
+    """Return the file of recording ``id`` in ``folder`` that is not ``taken``, as :func:`write_folder` names them."""
+    name = Path(*[part for part in PurePath(id).parts if part not in ("..", "/", "\\")] or ["recording"])
+    for bare in (_bare(str(name)), name):
+        path = folder / f"{bare}{ending}"
+        if path not in taken:
+            return path
+    raise InputError(f"{id}: two recordings have this name, and each needs a file: give them ids")
 
 
 def _bare(id: str) -> str:
