@@ -458,6 +458,9 @@ def test_sigterm_during_a_stream(pcm, predictor):
         child.kill()
     assert error_of(said)[::2] == ("shutting_down", 1001)
     assert segments(said[0]) == offline(predictor, pcm[:40_000]) != []
+    told = [json.loads(line) for line in err.splitlines()]
+    streams = [line for line in told if line.get("route") == "/v1/stream"]
+    assert [(line["method"], line["close"], line["code"]) for line in streams] == [("WEBSOCKET", 1001, "shutting_down")]
     assert child.returncode == 0 and "Traceback" not in err and "Cancel" not in err
 
 
