@@ -411,6 +411,7 @@ def test_export_says_how_well_onnx_agrees(exported):
     card = json.loads((exported.folder / "serkit.json").read_text())
     assert (card["classes"], card["name"], card["details"]["utterances"]) == (list(CLASSES), "tiny", 24)
     assert card["training_data"].startswith("Berlin EmoDB (free to use")
+    assert len(card["thresholds"]) == len(CLASSES) and card["thresholds"] != [0.5] * len(CLASSES)
 
 
 def test_export_refuses_features_normalised_by_speaker(serkit, trained, tmp_path):

@@ -13,11 +13,12 @@ import serkit
 
 SOURCE = Path(serkit.__file__).parent
 GROUND = {"cores", "errors", "processes", "progress"}  # import nothing of serkit, and anyone may import them
-ORDER = ["data", "encoders", "models", "training", "evaluation", "inference", "bundling", "export", "cli"]
+ORDER = ["data", "encoders", "models", "training", "evaluation", "inference", "bundling", "export", "serving", "cli"]
 ALLOWED = {name: set(ORDER[: number + 1]) for number, name in enumerate(ORDER)}
 ALLOWED["evaluation"] = {"data", "evaluation"}
 ALLOWED["inference"] = {"data", "inference"}
-WITHOUT_TORCH = ("data", "evaluation", "inference")
+ALLOWED["serving"] = {"data", "inference", "serving"}
+WITHOUT_TORCH = ("data", "evaluation", "inference", "serving")
 TORCH = {"torch", "accelerate", "safetensors", "transformers", "onnxscript"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 

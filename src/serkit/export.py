@@ -19,7 +19,7 @@ from serkit.data.protocols import Fold
 from serkit.encoders.base import Encoder
 from serkit.encoders.emotion2vec.files import Emotion2vecCheckpoint
 from serkit.errors import InputError, nearest
-from serkit.evaluation.calibration import fit_temperature
+from serkit.evaluation.calibration import Calibration, calibrate
 from serkit.evaluation.metrics import accuracy, uar
 from serkit.evaluation.predictions import classes_of, judged_rows, probabilities_of, read_predictions
 from serkit.models.cai import load_cai
@@ -54,7 +54,8 @@ def export_run(
 
     A fusion head is not trained again: :func:`export_fused` takes that of ``fold`` and ``seed``.
 
-    The temperature comes from the run's test predictions: every one was made by a model that had not seen the speaker.
+    Temperature and thresholds come from the run's test predictions: every one was made by a model that had not seen the
+    speaker.
     It trains as long as the run's folds did on average when they stopped at their best. Returns how ONNX and PyTorch
     agree. Raises ``InputError`` when the run is unfinished or not to be exported (:func:`check_exportable`).
     """
@@ -80,9 +81,9 @@ def export_run(
         graph = Graph(encoder, model.eval(), section.chosen(encoder.num_layers), stride)
     else:
         graph = graph_of(model.eval())
-    temperature = run_temperature(run)
+    calibration = run_calibration(run)
     waveforms, _ = sample_inputs(run, manifest, encoder, MIN_SECONDS)
-    return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, temperature), waveforms, int8)
+    return write_bundle(output, graph, describe_bundle(recipe, manifest, graph, calibration), waveforms, int8)
 
 
 def sample_inputs(
@@ -111,9 +112,9 @@ def export_fused(
     """Write the fusion head of ``fold`` and ``seed`` of a finished ``run`` as the bundle ``output``, as it was trained.
 
     Without them it is that of the first fold and the first seed. So what the run says of this fold's test part holds
-    for the bundle, and its card tells it. The temperature comes from the dev part (:func:`fold_temperature`). Returns
-    how ONNX and PyTorch agree. Raises ``InputError`` for a fold or seed that the run lacks, and for what a bundle
-    cannot do.
+    for the bundle, and its card tells it. Temperature and thresholds come from the dev part
+    (:func:`fold_calibration`). Returns how ONNX and PyTorch agree. Raises ``InputError`` for a fold or seed that the
+    run lacks, and for what a bundle cannot do.
     """
     check_exportable(run, recipe)
     manifest = load_data(recipe)
@@ -129,7 +130,7 @@ def export_fused(
     assert isinstance(head, FusionHead)
     graph = FusionGraph(head.eval(), encoder, layers, section.stride)
     table = read_predictions(run / "predictions.parquet").filter(fold=chosen.name, seed=number)
-    card = describe_origin(recipe, manifest, fold_temperature(table)) | fused_fields(graph)
+    card = describe_origin(recipe, manifest, fold_calibration(table)) | fused_fields(graph)
     card["details"] |= {"fold": chosen.name, "seed": number, "test": test_figures(table)}
     waveforms, texts = sample_inputs(run, manifest.select(chosen.test), encoder, card["min_seconds"])
     return write_bundle(output, graph, card, waveforms, int8, texts)
@@ -175,13 +176,13 @@ def test_figures(table: pl.DataFrame) -> dict[str, float]:
     }
 
 
-def fold_temperature(table: pl.DataFrame) -> float:
-    """Return the temperature that makes the dev probabilities of one fold most likely; without a dev part, the test's.
+def fold_calibration(table: pl.DataFrame) -> Calibration:
+    """Return temperature and thresholds that fit the dev probabilities of one fold; without a dev part, the test's.
 
     The dev part chose the epoch, so the model is surer of it than of others; the test part stays untouched.
     """
     dev = table.filter(pl.col("part") == "dev")
-    return table_temperature(dev.with_columns(part=pl.lit("test")) if len(dev) else table)
+    return table_calibration(dev.with_columns(part=pl.lit("test")) if len(dev) else table)
 
 
 def export_checkpoint(source: str | Path, output: str | Path, int8: bool = False) -> dict[str, float]:
@@ -282,24 +283,24 @@ def with_usual_epochs(run: Path, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
 
 
-def run_temperature(run: Path) -> float:
-    """Return the temperature that makes the run's test probabilities most likely (Guo et al. 2017)."""
-    return table_temperature(read_predictions(run / "predictions.parquet"))
+def run_calibration(run: Path) -> Calibration:
+    """Return temperature (Guo et al. 2017) and thresholds that fit the run's test probabilities best."""
+    return table_calibration(read_predictions(run / "predictions.parquet"))
 
 
-def table_temperature(table: pl.DataFrame) -> float:
-    """Return the temperature that makes the test probabilities of a predictions table most likely."""
+def table_calibration(table: pl.DataFrame) -> Calibration:
+    """Return temperature and thresholds that fit the test probabilities of a predictions table best."""
     rows = judged_rows(table)
     classes = classes_of(table)
     truth = np.array([classes.index(label) for label in rows["truth"]])
-    return float(fit_temperature(np.log(np.clip(probabilities_of(rows), 1e-12, 1)), truth))
+    return calibrate(probabilities_of(rows), truth)
 
 
-def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperature: float) -> dict[str, Any]:
+def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, calibration: Calibration) -> dict[str, Any]:
     """Return the fields of the bundle's card."""
     tasks = describe_tasks(graph.others)
     whole = min(longest_seconds(graph.encoder), graph.encoder.limit or np.inf)
-    return describe_origin(recipe, manifest, temperature) | {
+    return describe_origin(recipe, manifest, calibration) | {
         "min_seconds": MIN_SECONDS,
         "window_seconds": whole if "ctc" in tasks else WINDOW_SECONDS,
         "tasks": tasks,
@@ -308,15 +309,16 @@ def describe_bundle(recipe: Recipe, manifest: Manifest, graph: Graph, temperatur
     }
 
 
-def describe_origin(recipe: Recipe, manifest: Manifest, temperature: float) -> dict[str, Any]:
-    """Return what a bundle's card says of where the model comes from, its classes and its temperature."""
+def describe_origin(recipe: Recipe, manifest: Manifest, calibration: Calibration) -> dict[str, Any]:
+    """Return what a bundle's card says of where the model comes from, its classes and its calibration."""
     corpora = [
         find_corpus(name) for name in sorted(set(manifest.table["corpus"].drop_nulls())) if name in recipe.data.corpora
     ]
     return {
         "name": recipe.name,
         "classes": recipe.classes,
-        "temperature": temperature,
+        "temperature": calibration.temperature,
+        "thresholds": calibration.thresholds,
         "training_data": "; ".join(f"{corpus.title} ({corpus.licence}; {corpus.source})" for corpus in corpora),
         "licence": "; ".join(sorted({corpus.licence for corpus in corpora})),
         "details": {

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
 from serkit.errors import InputError
-from serkit.evaluation.calibration import brier, ece, fit_temperature, reliability_bins, softmax
+from serkit.evaluation.calibration import (
+    best_threshold,
+    best_thresholds,
+    brier,
+    calibrate,
+    ece,
+    fit_temperature,
+    reliability_bins,
+    softmax,
+)
 
 
 def sample(seed: int, rows: int = 20000, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +94,7 @@ def test_softmax():
         softmax([1.0], 0)
 
 
-@pytest.mark.parametrize("score", [ece, brier, reliability_bins, fit_temperature])
+@pytest.mark.parametrize("score", [ece, brier, reliability_bins, fit_temperature, best_thresholds])
 def test_bad_input_is_refused(score):
     for probabilities, truth in (
         (np.zeros((0, 2)), np.zeros(0, int)),
@@ -98,3 +107,69 @@ def test_bad_input_is_refused(score):
     ):
         with pytest.raises(InputError):
             score(np.array(probabilities), np.array(truth))
+
+
+def test_thresholds_by_hand():
+    # F1 at each cut: 2/3, 1/2, 4/5, 2/3
+    assert best_threshold([0.9, 0.8, 0.6, 0.2], [True, False, True, False]) == pytest.approx(0.4)
+    # 2/3 at each of the first two cuts is best: the higher one is taken
+    assert best_threshold([0.9, 0.5, 0.5, 0.1], [True, False, True, False]) == pytest.approx(0.3)
+    assert best_threshold([0.9, 0.7, 0.5, 0.3], [True, False, False, True]) == pytest.approx(0.8)
+    # everything is present: halfway to 0; equal scores cannot be told apart
+    assert best_threshold([0.8, 0.6], [True, True]) == pytest.approx(0.3)
+    assert best_threshold([0.4, 0.4, 0.4], [False, True, False]) == pytest.approx(0.2)
+    assert 0 < best_threshold([0.0, 0.0], [False, True]) < 1e-3
+    assert 0.999 < best_threshold([1.0, np.nextafter(1, 0)], [True, False]) < 1
+
+
+def f1_from(scores: np.ndarray, present: np.ndarray, threshold: float) -> float:
+    claimed = scores >= threshold
+    return 2 * (claimed & present).sum() / (claimed.sum() + present.sum())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10000), st.integers(2, 40), st.integers(1, 20))
+def test_no_threshold_has_a_better_f1(seed: int, rows: int, steps: int):
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, steps + 1, rows) / steps  # coarse, so that many are equal
+    present = generator.random(rows) < 0.4
+    present[0] = True
+    found = best_threshold(scores, present)
+    assert 0 < found < 1
+    best = f1_from(scores, present, found)
+    assert best == pytest.approx(max(f1_from(scores, present, level) for level in np.linspace(0.001, 0.999, 400)))
+    higher = np.unique(scores[scores >= found])[1:]  # from the first of them on, the same are claimed
+    assert all(f1_from(scores, present, level) < best - 1e-9 for level in higher)
+    order = generator.permutation(rows)
+    assert best_threshold(scores[order], present[order]) == found
+
+
+def test_a_tiny_class_gets_the_common_threshold():
+    generator = np.random.default_rng(4)
+    probabilities = generator.dirichlet(np.ones(3), 200)
+    truth = np.where(generator.random(200) < 0.7, probabilities.argmax(axis=1), 0)
+    truth[truth == 2] = 0
+    truth[:9] = 2
+    common = best_threshold(probabilities.ravel(), np.eye(3)[truth].ravel())
+    alone = [best_threshold(probabilities[:, place], truth == place) for place in range(3)]
+    assert best_thresholds(probabilities, truth) == (alone[0], alone[1], common)
+    assert best_thresholds(probabilities, truth, few=9) == tuple(alone)
+    assert alone[2] != common
+    assert best_thresholds([[0.9, 0.1], [0.8, 0.2]], [0, 0]) == (0.5, 0.5)
+
+
+def test_thresholds_are_of_calibrated_probabilities():
+    logits, truth = sample(3, rows=4000)
+    found = calibrate(softmax(logits * 3), truth)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    assert found.thresholds == pytest.approx(best_thresholds(softmax(logits * 3, found.temperature), truth))
+    assert found.thresholds != pytest.approx(best_thresholds(softmax(logits * 3), truth))
+
+
+@pytest.mark.parametrize(
+    ("scores", "present"),
+    [([0.5], [False]), ([], []), ([0.5, 0.4], [True]), ([[0.5]], [[True]]), ([1.5], [True]), ([np.nan], [True])],
+)
+def test_no_threshold_without_scores_and_something_present(scores, present):
+    with pytest.raises(InputError, match="a threshold needs"):
+        best_threshold(scores, present)

@@ -149,6 +149,17 @@ def test_the_card_survives_writing_and_reading(bundle_folder):
     assert Card(**{**json.loads(json.dumps(card.dump())), "classes": tuple(card.dump()["classes"])}) == card
 
 
+def test_thresholds_are_told_where_they_are_known(copy):
+    card = read_card(copy)
+    assert (card.thresholds, card.named_thresholds) == ((), {})
+    assert "thresholds" not in card.dump()
+    values = {**card.dump(), "thresholds": [0.2, 0.3, 0.4, 0.5]}
+    (copy / "serkit.json").write_text(json.dumps(values))
+    card = read_card(copy)
+    assert card.named_thresholds == dict(zip(CLASSES, (0.2, 0.3, 0.4, 0.5), strict=True))
+    assert card.dump() == values
+
+
 def one_line(caught):
     assert "\n" not in str(caught.value)
     assert type(caught.value) is InputError
@@ -175,7 +186,16 @@ def test_a_damaged_or_foreign_card_is_refused_by_name(copy, text, message):
 
 @pytest.mark.parametrize(
     "change",
-    [{"temperature": 0}, {"temperature": "warm"}, {"window_seconds": 0.1}, {"min_seconds": -1}, {"colour": "red"}],
+    [
+        {"temperature": 0},
+        {"temperature": "warm"},
+        {"window_seconds": 0.1},
+        {"min_seconds": -1},
+        {"colour": "red"},
+        *({"thresholds": [0.5, 0.5, 0.5, wrong]} for wrong in (0, 1.0, "a", float("nan"))),
+        {"thresholds": [0.5, 0.5, 0.5]},
+        {"thresholds": 0.5},
+    ],
 )
 def test_a_card_with_impossible_values_is_refused(copy, change):
     card = json.loads((copy / "serkit.json").read_text())

@@ -35,6 +35,8 @@ def test_its_card_says_what_it_was_made_from_and_for(packaged):
     assert card.licence
     assert 0.3 < card.temperature < 5
     assert card.min_seconds == 0.25
+    assert tuple(card.named_thresholds) == CLASSES
+    assert all(0.2 < threshold < 0.5 for threshold in card.named_thresholds.values())
 
 
 def test_there_are_examples():

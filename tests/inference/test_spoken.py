@@ -205,12 +205,13 @@ def test_other_heads_have_no_fold_to_choose(run, tmp_path):
         export_run(copy, tmp_path / "bundle", tmp_path, fold="1")
 
 
-def test_the_temperature_comes_from_the_dev_part_of_the_fold(run, bundle):
+def test_temperature_and_thresholds_come_from_the_dev_part_of_the_fold(run, bundle):
     table = pl.read_parquet(run / "predictions.parquet").filter(fold="1", seed=0)
     dev, test = (table.filter(pl.col("part") == part) for part in ("dev", "test"))
     assert len(dev)
-    assert read_card(bundle).temperature == export.table_temperature(dev.with_columns(part=pl.lit("test")))
-    assert export.fold_temperature(test) == export.table_temperature(test)
+    card, wanted = read_card(bundle), export.table_calibration(dev.with_columns(part=pl.lit("test")))
+    assert (card.temperature, card.thresholds) == (wanted.temperature, wanted.thresholds)
+    assert export.fold_calibration(test) == export.table_calibration(test)
 
 
 # ONNX and PyTorch, alone and in batches

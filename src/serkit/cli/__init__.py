@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from serkit.cli.app import app, main
 
-from serkit.cli import recognise, corpora, loudness, features, words, learn, pretrain, search  # isort: skip
-from serkit.cli import judge, ensembles, tables, statistics, analyse, i3, papers  # isort: skip
+from serkit.cli import recognise, listen, serve, corpora, loudness, features, words, learn, pretrain  # isort: skip
+from serkit.cli import search, judge, timelines, ensembles, tables, statistics, analyse, i3, papers  # isort: skip
 
 __all__ = [
     "analyse",
@@ -20,13 +20,16 @@ __all__ = [
     "i3",
     "judge",
     "learn",
+    "listen",
     "loudness",
     "main",
     "papers",
     "pretrain",
     "recognise",
     "search",
+    "serve",
     "statistics",
     "tables",
+    "timelines",
     "words",
 ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serkit.cli.app import app
+from serkit.cli.follow import follow
 from serkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class Format(StrEnum):
     csv = "csv"
     cai = "cai"
     funasr = "funasr"
+    rttm = "rttm"
+    audacity = "audacity"
+    srt = "srt"
 
 
 class Kind(StrEnum):
@@ -48,9 +52,14 @@ def predict(
     labels: Annotated[str | None, typer.Option(help="candidate classes, separated by commas")] = None,
     format: Annotated[
         Format,
-        typer.Option(help="table for people, json lines or csv for programs; lines as of Cai et al. 2021 or of FunASR"),
+        typer.Option(
+            help="table for people, json lines or csv for programs; lines as of Cai et al. 2021 or of FunASR; "
+            "rttm, audacity (labels) and srt (subtitles) are for timelines"
+        ),
     ] = Format.table,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of stdout")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file to write instead of stdout; of timelines, or a folder")
+    ] = None,
     embedding: Annotated[bool, typer.Option(help="add the utterance embedding (json and funasr only)")] = False,
     segment: Annotated[
         float | None, typer.Option(help="add probabilities of every so many seconds (json and funasr only)")
@@ -64,6 +73,12 @@ def predict(
         str | None,
         typer.Option(help="writes down what comes without a text: faster-whisper:SIZE_OR_FOLDER, bundle:FOLDER"),
     ] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="emotion over time: segments of recordings")] = False,
+    speech: Annotated[bool, typer.Option(help="timeline: judge speech only, or fixed windows all the way")] = True,
+    window: Annotated[float | None, typer.Option(help="timeline: seconds of a window")] = None,
+    hop: Annotated[float | None, typer.Option(help="timeline: seconds from one window to the next")] = None,
+    turns: Annotated[Path | None, typer.Option(help="timeline: who speaks when, RTTM or a table")] = None,
+    plot: Annotated[Path | None, typer.Option(help="timeline: picture to draw, .png or .svg, or a folder")] = None,
 ) -> None:
     """Recognise the emotion expressed in recordings, in what is said in them, or in texts alone.
 
@@ -71,13 +86,26 @@ def predict(
     """
     from serkit.data.files import replace_atomically
     from serkit.inference.bundle import DEFAULT
+    from serkit.inference.cuts import TimelineOptions
     from serkit.inference.writers import WRITERS
 
     names = None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
-    for option, given in (("--embedding", embedding), ("--segment", segment is not None)):
-        if given and format not in (Format.json, Format.funasr):
-            raise InputError(f"{option} needs --format json or funasr")
+    of_clips = {"--text": text, "--transcriber": transcriber, "--segment": segment, "--embedding": embedding or None}
+    of_time = {"--window": window, "--hop": hop, "--turns": turns, "--plot": plot, "--no-speech": not speech or None}
+    for option, given in (of_clips if timeline else of_time).items():
+        if given is not None:
+            raise InputError(f"{option} is {'not ' if timeline else ''}for --timeline: leave it out")
     clips = list_clips(audio or [], root, text)
+    if timeline:
+        options = TimelineOptions(window, hop, speech)
+        if follow(model or DEFAULT, clips, options, names, turns, workers, format.value, output, plot):
+            raise SystemExit(2)
+        return
+    if format.value not in WRITERS:
+        raise InputError(f"--format {format.value} is for --timeline")
+    for option, wanted in (("--embedding", embedding), ("--segment", segment is not None)):
+        if wanted and format not in (Format.json, Format.funasr):
+            raise InputError(f"{option} needs --format json or funasr")
     if format is Format.funasr:
         if text is not None or transcriber is not None:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, Brier score and temperature scaling."""
+"""Whether probabilities mean what they say: reliability, Brier score, temperature scaling, thresholds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from serkit.evaluation.metrics import Floats, ratio
 
 BINS = 15
 TEMPERATURES = (0.02, 50.0)
+FEW = 10
+"""A class with fewer utterances than this, or with fewer of all other classes, gets no threshold of its own."""
+EDGES = (1e-6, 1 - 1e-6)
+"""The least and the largest threshold."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,14 @@ class ReliabilityBin:
     n: int
     confidence: float | None
     accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes scores mean something: the ``temperature`` that divides them, and a threshold for every class."""
+
+    temperature: float
+    thresholds: tuple[float, ...]
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
@@ -121,6 +133,54 @@ def fit_temperature(logits: ArrayLike, truth_index: ArrayLike) -> float:
     bounds = tuple(np.log(TEMPERATURES).tolist())
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
+
+
+def best_threshold(scores: ArrayLike, present: ArrayLike) -> float:
+    """Return the threshold in (0, 1) with the best F1 of ``scores`` (n,) at or above it against ``present`` (n,).
+
+    It lies midway between the lowest score at or above it and the next lower one, halfway to 0 where there is none. Of
+    equally good thresholds the highest is taken: as good, and claimed of fewer utterances. Raises ``InputError`` on
+    shapes that do not fit, scores that are not in [0, 1], and where nothing is present.
+
+    >>> best_threshold([0.9, 0.8, 0.6, 0.2], [True, False, True, False])
+    0.4
+    """
+    score, truth = np.asarray(scores, dtype=np.float64), np.asarray(present, dtype=bool)
+    if score.ndim != 1 or truth.shape != score.shape or not truth.any():
+        raise InputError("a threshold needs scores (n,) and as many answers, one of them yes")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise InputError("a threshold needs scores from 0 to 1")
+    order = np.argsort(-score, kind="stable")
+    score, right = score[order], truth[order].cumsum()
+    last = np.append(score[:-1] > score[1:], True)  # equal scores are on the same side of any threshold
+    f1 = np.where(last & (score > EDGES[0]), 2 * right / (np.arange(1, len(score) + 1) + truth.sum()), -1.0)
+    best = int(f1.argmax())
+    below = score[best + 1] if best + 1 < len(score) else 0.0
+    return float(np.clip((score[best] + below) / 2, *EDGES))
+
+
+def best_thresholds(probabilities: ArrayLike, truth_index: ArrayLike, few: int = FEW) -> tuple[float, ...]:
+    """Return for every class the threshold of :func:`best_threshold`, class against rest.
+
+    ``probabilities`` is (n, C), calibrated; ``truth_index`` (n,). Choose on dev, never on test. Where a class, or the
+    rest, has fewer than ``few`` utterances, its own best threshold would be chance: it gets the one that is best for
+    the decisions on all classes together. Raises ``InputError`` on shapes or values that do not fit.
+    """
+    probability, truth = _check(probabilities, truth_index)
+    present = truth[:, None] == np.arange(probability.shape[1])
+    common = best_threshold(probability.ravel(), present.ravel())
+    found = []
+    for scores, there in zip(probability.T, present.T, strict=True):
+        enough = few <= there.sum() <= len(there) - few
+        found.append(best_threshold(scores, there) if enough else common)
+    return tuple(found)
+
+
+def calibrate(probabilities: ArrayLike, truth_index: ArrayLike) -> Calibration:
+    """Return the temperature that fits probabilities (n, C) and truth (n,) best, and the thresholds after it."""
+    logits = np.log(np.clip(np.asarray(probabilities, dtype=np.float64), 1e-12, 1))
+    temperature = fit_temperature(logits, truth_index)
+    return Calibration(temperature, best_thresholds(softmax(logits, temperature), truth_index))
 
 
 def _check(probabilities: ArrayLike, truth_index: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:

@@ -34,6 +34,8 @@ TASKS = {"ctc": "symbols", "speaker": "classes", "gender": "classes", "affect": 
 """Tasks beside emotion, and what ``serkit.json`` names of them."""
 AVERAGES = ("probabilities", "logits", "nothing")
 """What may be averaged over the windows and the frames of a recording; nothing: it is judged as a whole."""
+LISTS = ("classes", "tokens", "thresholds")
+"""Fields of ``serkit.json`` that are lists, one entry for each class."""
 DEFAULT = Path(str(resources.files("serkit") / "pretrained" / "default"))
 
 
@@ -48,7 +50,8 @@ class Card:
     ``window_seconds`` is not heard, and of what the encoder hears the first ``judged_seconds`` count (0: all).
     ``tokens`` are the classes in the spelling of the system that the model comes from. ``text`` is there where the
     model reads: its ``words`` in the order of their numbers, whether that order is ``legacy``, and ``max_words``, how
-    many words of an utterance count. A model that reads alone has times of 0.
+    many words of an utterance count. A model that reads alone has times of 0. ``thresholds`` are the probabilities from
+    which a class counts as present, in the order of the classes; none where nobody knows them.
     """
 
     name: str
@@ -69,6 +72,12 @@ class Card:
     tokens: tuple[str, ...] = ()
     text: dict[str, Any] = field(default_factory=dict)
     judged_seconds: float = 0.0
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def named_thresholds(self) -> dict[str, float]:
+        """The probability from which each class counts as present, by class; empty where it is not known."""
+        return dict(zip(self.classes, self.thresholds, strict=True)) if self.thresholds else {}
 
     @property
     def whole(self) -> bool:
@@ -87,8 +96,9 @@ class Card:
 
     def dump(self) -> dict[str, Any]:
         """Return the card as JSON-ready values; what came later than the format only where it says something."""
-        values = {**asdict(self), "classes": list(self.classes), "tokens": list(self.tokens)}
+        values = {**asdict(self), **{name: list(getattr(self, name)) for name in LISTS}}
         unsaid = {"tasks": {}, "average": "probabilities", "tokens": [], "text": {}, "judged_seconds": 0.0}
+        unsaid |= {"thresholds": []}
         return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
 
     def check(self) -> None:
@@ -103,6 +113,10 @@ class Card:
             raise ValueError(f"average is {' or '.join(AVERAGES)}, not {self.average!r}")
         if self.tokens and len(self.tokens) != len(self.classes):
             raise ValueError(f"{len(self.tokens)} tokens for {len(self.classes)} classes")
+        if self.thresholds and len(self.thresholds) != len(self.classes):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.classes)} classes")
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError("thresholds must lie between 0 and 1")
         if self.reads:
             Vocabulary.from_dict(self.text, "text")
             most = self.text.get("max_words")
@@ -251,7 +265,7 @@ def read_card(folder: Path) -> Card:
             raise InputError(
                 f"{path}: is of format {fields.get('format')}, this serkit reads {FORMAT}: export it again"
             )
-        named = {name: tuple(fields[name]) for name in ("classes", "tokens") if name == "classes" or name in fields}
+        named = {name: tuple(fields[name]) for name in LISTS if name == "classes" or name in fields}
         card = Card(**{**fields, **named})
         card.check()
         return card

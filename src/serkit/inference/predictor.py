@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ import numpy as np
 from serkit.data.audio import SAMPLING_RATE, Source, source_name, stream_audio, to_mono
 from serkit.data.clips import Clip
 from serkit.data.text import CharTokenizer
+from serkit.data.turns import Turn
 from serkit.errors import InputError, nearest
 from serkit.inference.bundle import DEFAULT, TASKS, Bundle
+from serkit.inference.cuts import Cut, TimelineOptions
 from serkit.inference.spoken import Judgement, judge
+from serkit.inference.stream import Stream
+from serkit.inference.timeline import Timeline
 from serkit.inference.transcribers import Transcriber, load_transcriber
 from serkit.inference.windows import Hearing, check_segment, hear
 from serkit.inference.workers import each_in_order
+
+TIMELINE = TimelineOptions()
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,16 @@ class Predictor:
             raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
+        self.decode: Callable[..., Iterator[np.ndarray]] = stream_audio
+
+    def through(self, bundle: Bundle, decode: Callable[..., Iterator[np.ndarray]]) -> Predictor:
+        """Return the same predictor with its windows judged by ``bundle`` and its files decoded by ``decode``.
+
+        So a server queues windows and bounds what it decodes; ``decode`` takes what :func:`stream_audio` does.
+        """
+        other = copy(self)
+        other.bundle, other.decode = bundle, decode
+        return other
 
     def predict(
         self,
@@ -152,16 +169,12 @@ class Predictor:
         """
         keep = self._candidates(labels)
         check_segment(self.card, segment)
-        if isinstance(audio, np.ndarray) and (start is not None or end is not None):
-            raise InputError("start and end are for files: slice the array instead")
         name = id or _name(audio)
         self._check_given(name, audio, text)
 
         def blocks(rate: int) -> Iterator[np.ndarray]:
-            if isinstance(audio, np.ndarray):
-                return iter([to_mono(audio, sampling_rate, rate)])
             assert audio is not None
-            return stream_audio(audio, start, end, False, rate)
+            return self._blocks(audio, start, end, sampling_rate, rate)
 
         if text is None and audio is not None and self.transcriber is not None:
             text = self.transcriber(np.concatenate(list(blocks(SAMPLING_RATE))))
@@ -191,6 +204,73 @@ class Predictor:
             words=judged.words,
             cut=judged.cut,
         )
+
+    def stream(
+        self,
+        options: TimelineOptions = TIMELINE,
+        *,
+        labels: Iterable[str] | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+    ) -> Stream:
+        """Return a live stream, to push mono float32 samples at ``sampling_rate`` to.
+
+        Its segments are those of :meth:`timeline` of the same audio. Raises ``InputError`` for windows that the bundle
+        cannot judge.
+        """
+        return Stream(self.bundle, options, self._candidates(labels), sampling_rate)
+
+    def timeline(
+        self,
+        audio: Source | np.ndarray,
+        *,
+        options: TimelineOptions = TIMELINE,
+        turns: Sequence[Turn] = (),
+        sampling_rate: int = SAMPLING_RATE,
+        start: float | None = None,
+        end: float | None = None,
+        labels: Iterable[str] | None = None,
+        id: str | None = None,
+        workers: int | None = None,
+    ) -> Timeline:
+        """Follow the emotion expressed in a recording of any length: where there is speech, in overlapping windows.
+
+        With ``turns`` (seconds of the file) every speaker is followed for themselves. The recording is decoded as a
+        stream while ``workers`` threads judge (one for each core): memory does not grow with its length but for the
+        answer. Models that read judge the recording alone. Raises ``AudioError`` for a recording that cannot be
+        decoded, ``InputError`` for windows that the bundle cannot judge.
+        """
+        keep, origin = self._candidates(labels), start or 0.0
+        turns = [replace(turn, start=turn.start - origin, end=turn.end - origin) for turn in turns if turn.end > origin]
+        stream = Stream(self.bundle, options, keep, turns=turns, live=False)
+        rate, points, segments = self.card.sampling_rate, [], []
+
+        def cuts() -> Iterator[Cut]:
+            for block in self._blocks(audio, start, end, sampling_rate, rate):
+                yield from stream.cut(block)
+            yield from stream.last_cuts()
+
+        for cut, probabilities in each_in_order(stream.judge, cuts(), workers):
+            told = stream.follower.tell(cut, probabilities)
+            points += [replace(each, start=origin + each.start, end=origin + each.end) for each in told.points]
+            segments += [replace(each, start=origin + each.start, end=origin + each.end) for each in told.segments]
+        return Timeline(
+            id or _name(audio),
+            stream.seconds,
+            self.card.name,
+            self.card.classes,
+            tuple(sorted(segments, key=lambda each: (each.start, each.utterance))),
+            tuple(sorted(points, key=lambda each: each.start)),
+        )
+
+    def _blocks(
+        self, audio: Source | np.ndarray, start: float | None, end: float | None, given: int, wanted: int
+    ) -> Iterator[np.ndarray]:
+        """Return a recording in blocks ``(S,)`` at the ``wanted`` rate; ``given`` is that of an array."""
+        if isinstance(audio, np.ndarray):
+            if start is not None or end is not None:
+                raise InputError("start and end are for files: slice the array instead")
+            return iter([to_mono(audio, given, wanted)])
+        return self.decode(audio, start, end, False, wanted)
 
     def _check_given(self, name: str, audio: Source | np.ndarray | None, text: str | None) -> None:
         """Raise ``InputError`` unless there is what the model hears and reads, and nothing it cannot read."""
