@@ -176,7 +176,7 @@ class Live:
         """Send ``message``; raises ``WebSocketDisconnect`` where the client does not read for too long."""
         try:
             text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-            await asyncio.wait_for(self.websocket.send_text(text), self.server.settings.read_seconds)
+            await asyncio.wait_for(_send_text(self.websocket, text), self.server.settings.read_seconds)
         except TimeoutError:
             raise WebSocketDisconnect(1006, "does not read") from None
 
@@ -320,7 +320,15 @@ def read_key(offered: list[str]) -> str | None:
 
 async def _send_last(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Send ``message`` to a client that may not read any more."""
-    await asyncio.wait_for(websocket.send_text(json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
+    await asyncio.wait_for(_send_text(websocket, json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
+
+
+async def _send_text(websocket: WebSocket, text: str) -> None:
+    """Send ``text``; raises ``WebSocketDisconnect`` where the connection was closed, as for a frame against the rules."""
+    try:
+        await websocket.send_text(text)
+    except RuntimeError as error:  # uvicorn's, until the disconnection has been received
+        raise WebSocketDisconnect(1006, str(error)) from None
 
 
 def _too_long(seconds: float) -> Problem:
