@@ -21,7 +21,9 @@ import soundfile
 from serkit.inference.bundle import DEFAULT
 from serkit.inference.palette import COLOURS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the page is tested with playwright: pip install playwright"
+)
 httpx = pytest.importorskip("httpx", reason="the page is tested beside the API: pip install httpx")
 pytest.importorskip("fastapi", reason="the server is an extra: pip install serkit[serve]")
 
@@ -157,7 +159,7 @@ def test_a_file_is_shown_as_the_api_tells_it(page, served, recording):
     ).json()
     assert told["segments"] == asked["segments"] and len(told["segments"]) > 2
     assert len(told["peaks"]) >= 1000
-    shown = [row[:3] + [row[3].split()[0]] for row in rows(page)]
+    shown = [[*row[:3], row[3].split()[0]] for row in rows(page)]
     percents = [f"{int(100 * each['confidence'] + 0.5)}" for each in told["segments"]]
     assert [row[0] for row in shown] == [clock(each["start"]) for each in told["segments"]]
     assert [row[1] for row in shown] == [clock(each["end"]) for each in told["segments"]]
@@ -240,6 +242,7 @@ def test_the_recording_plays_from_where_it_is_asked_to(page, recording):
 
 
 def test_everything_is_done_from_the_keyboard(page, recording):
+    page.on("filechooser", lambda chooser: chooser.set_files(recording))
     page.wait_for_selector(".model")
     reached = []
     for _ in range(8):
@@ -249,9 +252,7 @@ def test_everything_is_done_from_the_keyboard(page, recording):
         assert outline == "3px", reached[-1]
     assert reached[:6] == ["Skip to the content", "serkit", "About", "theme", "choose", "record"]
     page.focus("#choose")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(recording)
+    page.keyboard.press("Enter")
     page.wait_for_selector("#result:not([hidden])")
     assert page.evaluate("document.activeElement.id") == "result-title"
     page.focus("#seek")
@@ -344,6 +345,17 @@ def test_what_is_said_is_shown_while_it_is_said(page):
     assert answer.value.json()["seconds"] == pytest.approx(len(samples) / rate, abs=0.01)
 
 
+def test_a_fast_sound_card_is_slowed_down(page):
+    fast = "class extends AudioContext { constructor() { super({sampleRate: 96000}); } }"
+    page.evaluate(f"() => {{ window.AudioContext = {fast}; }}")
+    with page.expect_websocket(lambda socket: "sampling_rate=48000" in socket.url):
+        page.click("#record")
+    page.wait_for_selector("#now-label:not([data-quiet])")
+    page.click("#stop")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.is_hidden("#problem")
+
+
 @pytest.mark.parametrize(
     ("failure", "hint"), [("NotAllowedError", "is not allowed here"), ("NotFoundError", "No microphone was found")]
 )
@@ -368,7 +380,9 @@ def test_keys_limits_models_and_a_server_that_goes(browser, tmp_path, recording)
             page.wait_for_selector(".model" if known else "#problem:not([hidden])")
             assert page.is_hidden("#key-form") == known
         page.wait_for_selector("#problem", state="hidden")
-        assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])").count(KEY) == 0
+        assert (
+            page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])").count(KEY) == 0
+        )
         big = {"name": "big.wav", "mimeType": "audio/wav", "buffer": bytes(1_000_000)}
         page.set_input_files("#file", big)
         line = page.wait_for_selector("#problem:not([hidden])").inner_text()

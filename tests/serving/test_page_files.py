@@ -29,7 +29,9 @@ def test_vendored_files_are_unchanged_and_licensed():
         re.MULTILINE,
     )
     sums = dict(rows)
-    found = {path.relative_to(WEB / "vendor").as_posix(): path for path in (WEB / "vendor").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(WEB / "vendor").as_posix(): path for path in (WEB / "vendor").rglob("*") if path.is_file()
+    }
     assert set(found) == {"README.md", *sums}
     for name, path in found.items():
         assert name == "README.md" or hashlib.sha256(path.read_bytes()).hexdigest() == sums[name], name
