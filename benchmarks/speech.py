@@ -17,7 +17,7 @@ the first one's beginning to the last one's end; an edge that is missing is wron
 0.1 s with its interval over draws of speakers, how late the median is, and the 95th percentile of how far they are. In
 noise every clip has -26 dB full scale between its edges, and noise is there all the time. Further conditions: the
 composition in silence at 44.1 and 48 kHz, and as an MP3 file. With ``--minutes N`` one of N minutes, in pieces of
-100 ms, is compared in its first and its last fifth. ``--published`` takes Silero's own options. Ends with one JSON line.
+100 ms, is compared in its first and its last fifth. ``--published`` takes Silero's own options. Ends with a JSON line.
 """
 
 from __future__ import annotations

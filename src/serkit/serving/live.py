@@ -49,7 +49,8 @@ FLUSHED = ("too_long", "timed_out", "shutting_down")
 """Problems before which the last events are told."""
 
 router = APIRouter()
-logger = logging.getLogger("serkit.server")
+access = logging.getLogger("serkit.access")
+failures = logging.getLogger("serkit.server")
 
 
 class Inbox:
@@ -184,19 +185,23 @@ class Live:
 async def stream(websocket: WebSocket) -> None:
     """Follow live audio; a client is always let in far enough to be told why it is not let in."""
     server: Server = websocket.app.state.server
-    offered = websocket.scope.get("subprotocols", [])
+    offered, began = websocket.scope.get("subprotocols", []), time.perf_counter()
+    told: dict[str, Any] = {"method": "WEBSOCKET", "route": "/v1/stream", "close": 1006}
     with ExitStack() as stack:  # a stop of the server waits for places: they are given back when all is told
         try:
             await websocket.accept(choose_protocol(offered))
             try:
                 await follow(server, websocket, offered, stack)
-                code = 1000
+                close = 1000
             except Problem as problem:
-                code = CLOSE.get(problem.code, 1008)
+                close, told["code"] = CLOSE.get(problem.code, 1008), problem.code
                 await _send_last(websocket, {"type": "error", **problem.as_dict()})
-            await asyncio.wait_for(_or_gone(websocket.close(code)), LAST_SECONDS)
+            await asyncio.wait_for(_or_gone(websocket.close(close)), LAST_SECONDS)
+            told["close"] = close
         except (WebSocketDisconnect, TimeoutError):
-            logger.info("live stream: the client is gone")
+            pass  # the client is gone, or does not read any more: there is nobody to tell
+        finally:
+            access.info("", extra={"facts": {**told, "seconds": round(time.perf_counter() - began, 4)}})
 
 
 async def follow(server: Server, websocket: WebSocket, offered: list[str], stack: ExitStack) -> None:
@@ -223,7 +228,7 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str], stack
     except (Problem, WebSocketDisconnect):
         raise
     except Exception as error:
-        logger.exception("a live stream failed")
+        failures.exception("a live stream failed")
         raise Problem("internal", "the server failed: its log says why") from error
 
 

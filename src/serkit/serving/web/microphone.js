@@ -2,6 +2,8 @@
 
 import { Problem } from "./api.js";
 
+const FASTEST = 48_000; // Hz that a stream takes
+
 const REFUSED = {
   NotAllowedError: "The microphone is not allowed here. Allow it for this page in the browser's address bar, then press Record again.",
   NotFoundError: "No microphone was found. Plug one in, or choose a file instead.",
@@ -30,12 +32,13 @@ class Microphone {
     this.stream = stream;
     this.onChunk = onChunk;
     this.context = new AudioContext();
-    this.samplingRate = this.context.sampleRate;
+    this.every = Math.ceil(this.context.sampleRate / FASTEST);
+    this.samplingRate = this.context.sampleRate / this.every;
   }
 
   async open() {
     await this.context.audioWorklet.addModule(new URL("pcm-worklet.js", import.meta.url));
-    this.sender = new AudioWorkletNode(this.context, "pcm-sender");
+    this.sender = new AudioWorkletNode(this.context, "pcm-sender", { processorOptions: { every: this.every } });
     this.sender.port.onmessage = ({ data }) => (data.last ? this.flushed?.() : this.onChunk(data.samples, data.peak));
     this.context.createMediaStreamSource(this.stream).connect(this.sender);
     this.sender.connect(this.context.destination); // it gives silence; some browsers run only what leads somewhere
