@@ -140,7 +140,7 @@ def uploads():
         "1 Hz": (bytes(slow), "bad_audio"),
         "4 GHz": (bytes(fast), "bad_audio"),
         "a header of days": (bytes(hours), "too_long"),
-        "1000 channels": (wav(np.zeros((1600, 1000), np.float32)), "bad_audio"),
+        "64 channels": (wav(np.repeat(tone, 64, 1), subtype="PCM_16"), None),
         "96 kHz, 8 channels": (wav(np.repeat(make_wave(96_000, seconds=1.0), 8, 1), 96_000), None),
         "a film of large pictures": (encode_av(tone, 16_000, "mp4", "aac", picture=(3000, 3000)), None),
     }
@@ -230,14 +230,16 @@ def test_many_slow_clients_do_not_keep_others_out(launch):
 
 def test_who_reads_no_answer_is_dropped(launch):
     server = launch("--read-timeout", "1")
-    expected, idle = fuzz_server.ask(server), server.descriptors()
+    expected = fuzz_server.ask(server)
+    time.sleep(0.5)  # its connection is closed
+    idle = server.descriptors()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(0.5)
         client.connect(server.address)
         with contextlib.suppress(TimeoutError):  # it is not read from either while it waits
             client.sendall(head("GET", "/openapi.json", []).replace(b"Connection: close\r\n", b"") * 2000)
-        assert server.descriptors() > idle
+        until(lambda: server.descriptors() > idle)
         until(lambda: server.descriptors() <= idle)
     assert fuzz_server.ask(server) == expected
     assert server.stop() == 0 and server.failures() == []
