@@ -5,8 +5,8 @@
 Starts ``serkit serve`` with short limits and sends it what ``hostile_requests.py`` makes: broken recordings, odd
 options, broken forms and broken HTTP to ``/v1/predict`` and ``/v1/timeline``, and broken streams to ``/v1/stream``,
 four at a time. Every answer is to be a whole one with a status that says what is wrong; a connection may be closed
-without an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer may not
-differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure in its
+without an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer may
+not differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure in its
 log, files left in its temporary folder, file descriptors left open. Memory is that of all processes of the server,
 after the first 500 inputs and at the end. Ends with one JSON line.
 """

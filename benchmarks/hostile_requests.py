@@ -125,7 +125,7 @@ TURNS = (
 
 @dataclass(frozen=True)
 class Wire:
-    """What is sent: ``pieces`` one after the other, the sending side is closed then (``half``) or not; of a ``kind``."""
+    """What is sent: ``pieces`` one after the other, of a ``kind``; with ``half``, the sending side is closed then."""
 
     kind: str
     pieces: tuple[bytes, ...]

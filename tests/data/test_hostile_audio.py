@@ -299,6 +299,14 @@ def test_the_ending_raw_does_not_mean_that_there_is_no_header(tmp_path, name):
     assert "not a recording" in refusal(read_audio, path)
 
 
+@pytest.mark.parametrize("ending", [".au", ".gsm", ".vox", ".snd", ".AU"])
+def test_words_do_not_become_sound_by_the_name_of_their_file(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text("these are words\n" * 99)
+    for call in (read_info, read_audio):
+        assert "not a recording" in refusal(call, path)
+
+
 def test_pictures_are_not_decoded(tmp_path):
     small, large = tmp_path / "small.mp4", tmp_path / "large.mp4"
     small.write_bytes(encode(make_wave(), 16_000, "mp4", "aac", picture=(64, 48)))
