@@ -5,10 +5,10 @@
 Starts ``serkit serve`` with short limits and sends it what ``hostile_requests.py`` makes: broken recordings, odd
 options, broken forms and broken HTTP to ``/v1/predict`` and ``/v1/timeline``, and broken streams to ``/v1/stream``,
 four at a time. Every answer is to be a whole one with a status that says what is wrong; a connection may be closed
-without an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer may
-not differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure in its
-log, files left in its temporary folder, file descriptors left open. Memory is that of all processes of the server,
-after the first 500 inputs and at the end. Ends with one JSON line.
+without an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer
+may not differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure
+in its log, files left in its temporary folder. Memory is that of all processes of the server, after 500 inputs, after
+1500 and so on, and at the end; so are open files counted. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -269,8 +269,8 @@ def run(server: Server, inputs: int, seconds: float, seed: int, streams: float, 
                 tally.add(*told)
             if ask(server) != first:
                 tally.bugs.append((at, "good", "another answer than at first"))
-            if at == 500:
-                tally.notes |= {"memory_mb_early": round(server.memory()), "files_early": server.descriptors()}
+            if at % 1000 == 500:
+                tally.notes.setdefault("memory_mb_on_the_way", []).append(round(server.memory()))
     time.sleep(1.5)  # the last connections are closed
     tally.notes |= {"memory_mb": round(server.memory()), "files": server.descriptors(), "left": server.left()}
     tally.bugs += [(-1, "left behind", name) for name in server.left()]
