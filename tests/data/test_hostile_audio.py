@@ -1,4 +1,4 @@
-"""Recordings made to harm: samples or one line come of each, never a crash, another file, or more memory than it has."""
+"""Recordings made to harm: samples or one line come of each, never a crash, another file, or much memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_share_of_the_fuzzer_finds_no_bug(tmp_path):
 
 
 def test_the_fuzzer_tells_crash_hang_and_exception(tmp_path, monkeypatch):
-    code = "import os, sys, time\nfor line in sys.stdin: [lambda: os.kill(os.getpid(), 11), lambda: time.sleep(60)][int(line)]()"
+    code = "import os, sys, time\nfor line in sys.stdin: os.kill(os.getpid(), 11) if int(line) == 0 else time.sleep(60)"
     reader = fuzz.Reader(0, tmp_path, limit=0.5)
     reader.command = [sys.executable, "-c", code]
     assert (told := reader.ask(0))["outcome"] == "crash" and told["detail"] == "SIGSEGV"

@@ -53,9 +53,9 @@ AV_FORMATS = (
 
 AV_CODECS = (
     "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 flac "
-    "g722 g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus "
-    "pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le pcm_s24be "
-    "pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
+    "g722 g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float nellymoser "
+    "opus pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le "
+    "pcm_s24be pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
 ).split()
 """What FFmpeg may decode; nothing of pictures, which it would else decode to learn their size."""
 
