@@ -211,6 +211,7 @@ def test_recordings_that_say_nothing(client, make_speech, encode):
 
 def test_addresses_and_methods_that_there_are_not(client):
     assert error_of(client.get("/v2/predict"))[0] == "not_found"
+    assert error_of(client.post("/v1/predict/"))[0] == "not_found"  # no redirect to whatever host the request names
     refused = client.get("/v1/predict")
     assert error_of(refused)[0] == "not_allowed" and refused.headers["allow"] == "POST"
     assert error_of(client.get("/v1/models?x=1"))[1].startswith("there is no option 'x'")

@@ -145,7 +145,7 @@ def test_a_stream_has_the_segments_of_the_timeline(address, pcm, predictor):
     assert code == 1000 and done == {"type": "done", "seconds": round(len(pcm) / 16_000, 3)}
     card = predictor.card
     assert (ready["type"], ready["model"], ready["classes"]) == ("ready", card.name, list(card.classes))
-    assert ready["intended_use"] == card.intended_use and (ready["window"], ready["hop"]) == (4.0, 1.0)
+    assert ready["intended_use"] == card.intended_use and (ready["window"], ready["hop"]) == (2.0, 1.0)
     expected = offline(predictor, pcm)
     assert len(expected) >= 2 and segments(events) == expected
     kinds = [event["type"] for event in events]

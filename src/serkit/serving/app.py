@@ -45,7 +45,13 @@ def create_app(settings: Settings) -> FastAPI:
         server.close()
 
     app = FastAPI(
-        title="serkit", version=serkit.__version__, description=TEXT, lifespan=life, docs_url=None, redoc_url=None
+        title="serkit",
+        version=serkit.__version__,
+        description=TEXT,
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the request names
     )
     app.state.server = server
     app.add_middleware(Doors, server=server)
