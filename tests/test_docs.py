@@ -39,7 +39,7 @@ def test_commands_in_the_docs_exist_with_their_options():
                 continue
             seen += 1
             assert words[1] in verbs, f"{page}: {line}"
-            known = {option for parameter in verbs[words[1]].params for option in parameter.opts}
+            known = {"-", *(option for parameter in verbs[words[1]].params for option in parameter.opts)}
             unknown = [word for word in words[2:] if word.startswith("-") and word.split("=")[0] not in known]
             assert not unknown, f"{page}: {line}: {unknown}"
             if words[1] == "train":

@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 
     from serkit.data.labels import LabelScheme
     from serkit.data.manifest import Manifest
+    from serkit.inference.cuts import TimelineOptions
     from serkit.inference.predictor import Prediction, Predictor
+    from serkit.inference.timeline import Timeline
     from serkit.inference.transcribers import Transcriber
 
 __version__ = version("serkit")
-__all__ = ["LabelScheme", "Manifest", "Prediction", "Predictor", "load"]
+__all__ = ["LabelScheme", "Manifest", "Prediction", "Predictor", "Timeline", "TimelineOptions", "load"]
 
 _HOMES = {
     "LabelScheme": "serkit.data.labels",
     "Manifest": "serkit.data.manifest",
     "Prediction": "serkit.inference.predictor",
     "Predictor": "serkit.inference.predictor",
+    "Timeline": "serkit.inference.timeline",
+    "TimelineOptions": "serkit.inference.cuts",
 }
 
 

@@ -49,9 +49,8 @@ def test_turns_by_name_of_the_recording(serkit, tmp_path):
 
 def test_a_folder_gets_a_file_and_a_picture_for_each(serkit, tmp_path):
     pytest.importorskip("matplotlib")
-    ran = serkit(
-        "predict", CLIP, EXAMPLES / "angry-furious.flac", "--timeline", "--format", "srt", "-o", tmp_path / "srt"
-    )
+    two = (CLIP, EXAMPLES / "angry-furious.flac")
+    ran = serkit("predict", *two, "--timeline", "--format", "srt", "-o", tmp_path / "srt")
     assert ran.code == 0
     assert sorted(path.name for path in (tmp_path / "srt").rglob("*.srt")) == ["angry-furious.srt", "sad-dumped.srt"]
     ran = serkit("predict", CLIP, "--timeline", "--plot", tmp_path / "picture.svg")

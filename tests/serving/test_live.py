@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
@@ -29,7 +28,7 @@ from serkit.inference.cuts import TimelineOptions
 from serkit.inference.predictor import Predictor
 from serkit.inference.stream import Stream
 from serkit.serving.app import create_app
-from serkit.serving.live import FRAME_BYTES, WEBSOCKET, Inbox, read_key
+from serkit.serving.live import FRAME_BYTES, Inbox, read_key
 from serkit.serving.problems import Problem
 from serkit.serving.processes import Door
 from serkit.serving.settings import Settings
@@ -46,8 +45,7 @@ def serving(**chosen):
     app = create_app(Settings(port=0, **{"grace_seconds": 5.0, **chosen}))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=2, **WEBSOCKET)
-        server = app.state.door = Door(config, app.state.server, lambda: None)
+        server = app.state.door = Door(app, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -460,6 +458,9 @@ def test_sigterm_during_a_stream(pcm, predictor):
         child.kill()
     assert error_of(said)[::2] == ("shutting_down", 1001)
     assert segments(said[0]) == offline(predictor, pcm[:40_000]) != []
+    told = [json.loads(line) for line in err.splitlines()]
+    streams = [line for line in told if line.get("route") == "/v1/stream"]
+    assert [(line["method"], line["close"], line["code"]) for line in streams] == [("WEBSOCKET", 1001, "shutting_down")]
     assert child.returncode == 0 and "Traceback" not in err and "Cancel" not in err
 
 

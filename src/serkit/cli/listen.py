@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from serkit.cli.sound import Sound
 
-COLOURS = {
-    "angry": "red", "happy": "yellow", "sad": "blue", "fearful": "magenta", "disgusted": "green",
-    "surprised": "bright_cyan", "calm": "cyan", "neutral": "white",
-}  # fmt: skip
 BAR = 6
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -76,7 +73,7 @@ def listen(
         sampling_rate=sound.sampling_rate,
     )
     typer.echo(f"serkit: {sound.name}, {sound.sampling_rate} Hz, {predictor.card.name}; Ctrl-C ends", err=True)
-    with stopping() as stopped, open_teller(format, sys.stdout) as teller:
+    with stopping() as stopped, open_teller(format, sys.stdout, predictor.card.classes) as teller:
         for block in each_block(sound, stopped):
             for event in stream.push(block):
                 teller.tell(event.as_dict())
@@ -103,11 +100,11 @@ def open_sound(
     return open_file(audio, model_rate, realtime)
 
 
-def open_teller(format: ListenFormat, file: TextIO) -> Teller:
+def open_teller(format: ListenFormat, file: TextIO, classes: Iterable[str]) -> Teller:
     """Return what tells events on ``file``."""
     if format is ListenFormat.json:
         return JsonTeller(file)
-    return LiveTeller(file) if file.isatty() else Teller(file)
+    return LiveTeller(file, classes) if file.isatty() else Teller(file)
 
 
 class Teller:
@@ -139,12 +136,15 @@ class JsonTeller(Teller):
 class LiveTeller(Teller):
     """Keeps one line on a terminal up to date with what is expressed right now; segments stay above it."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, classes: Iterable[str]) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
+        from serkit.inference.palette import class_colours
+
         super().__init__(file)
+        self.colours = class_colours(classes)
         self.console = Console(file=file, highlight=False)
         self.live = Live(Text("listening", "dim"), console=self.console, auto_refresh=False, transient=True)
 
@@ -161,11 +161,11 @@ class LiveTeller(Teller):
 
         kind = event["type"]
         if kind == "segment":
-            self.console.print(Text(describe(event), COLOURS.get(event["label"], "white")))
+            self.console.print(Text.assemble(("■", self.colours[event["label"]]), describe(event)))
         elif kind == "start":
             self.live.update(Text(f"{clock(event['start_ms'])}  speech", "dim"), refresh=True)
         elif kind == "update":
-            self.live.update(draw(event), refresh=True)
+            self.live.update(draw(event, self.colours), refresh=True)
         elif kind == "end":
             self.live.update(Text(f"{clock(event['end_ms'])}  silence", "dim"), refresh=True)
 
@@ -184,16 +184,15 @@ def describe(event: dict[str, Any]) -> str:
     return "  ".join([times, f"{event['label']:<10}", f"{event['confidence']:.2f}", *second])
 
 
-def draw(event: dict[str, Any]) -> Text:
+def draw(event: dict[str, Any], colours: dict[str, str]) -> Text:
     """Return the line that moves: the time, the label, and a bar for the probability of every class."""
     from rich.text import Text
 
     line = Text(f"{clock(event['end_ms'])}  ", no_wrap=True, overflow="ellipsis")
-    line.append(f"{event['label']:<10}", f"bold {COLOURS.get(event['label'], 'white')}")
+    line.append(f"{event['label']:<10}", "bold")
     for name, value in event["probabilities"].items():
-        colour = COLOURS.get(name, "white")
-        line.append(f" {name} ", colour if name == event["label"] else "dim")
-        line.append(bar(value), colour)
+        line.append(f" {name} ", "bold" if name == event["label"] else "dim")
+        line.append(bar(value), colours[name])
     return line
 
 

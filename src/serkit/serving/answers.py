@@ -87,10 +87,18 @@ class ModelCard(BaseModel):
     thresholds: dict[str, float] = Thresholds
 
 
+class Limits(BaseModel):
+    """What a recording may have at most."""
+
+    max_bytes: int
+    max_seconds: float
+
+
 class ModelList(BaseModel):
     """All models; the first one answers where none is named."""
 
     models: list[ModelCard]
+    limits: Limits
 
 
 class Health(BaseModel):

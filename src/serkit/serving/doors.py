@@ -47,7 +47,9 @@ class Doors:
             await self.app(scope, visit.receive, visit.send)
         except Problem as problem:
             await visit.refuse(problem)
-        except (ClientDisconnect, asyncio.CancelledError):
+        except ClientDisconnect:  # is no failure: who asked has gone
+            visit.status = visit.status or 499
+        except asyncio.CancelledError:
             visit.status = visit.status or 499
             raise
         except Exception:

@@ -49,7 +49,8 @@ FLUSHED = ("too_long", "timed_out", "shutting_down")
 """Problems before which the last events are told."""
 
 router = APIRouter()
-logger = logging.getLogger("serkit.server")
+access = logging.getLogger("serkit.access")
+failures = logging.getLogger("serkit.server")
 
 
 class Inbox:
@@ -175,7 +176,7 @@ class Live:
         """Send ``message``; raises ``WebSocketDisconnect`` where the client does not read for too long."""
         try:
             text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-            await asyncio.wait_for(self.websocket.send_text(text), self.server.settings.read_seconds)
+            await asyncio.wait_for(_send_text(self.websocket, text), self.server.settings.read_seconds)
         except TimeoutError:
             raise WebSocketDisconnect(1006, "does not read") from None
 
@@ -184,19 +185,23 @@ class Live:
 async def stream(websocket: WebSocket) -> None:
     """Follow live audio; a client is always let in far enough to be told why it is not let in."""
     server: Server = websocket.app.state.server
-    offered = websocket.scope.get("subprotocols", [])
+    offered, began = websocket.scope.get("subprotocols", []), time.perf_counter()
+    told: dict[str, Any] = {"method": "WEBSOCKET", "route": "/v1/stream", "close": 1006}
     with ExitStack() as stack:  # a stop of the server waits for places: they are given back when all is told
         try:
             await websocket.accept(choose_protocol(offered))
             try:
                 await follow(server, websocket, offered, stack)
-                code = 1000
+                close = 1000
             except Problem as problem:
-                code = CLOSE.get(problem.code, 1008)
+                close, told["code"] = CLOSE.get(problem.code, 1008), problem.code
                 await _send_last(websocket, {"type": "error", **problem.as_dict()})
-            await asyncio.wait_for(websocket.close(code), LAST_SECONDS)
+            await asyncio.wait_for(websocket.close(close), LAST_SECONDS)
+            told["close"] = close
         except (WebSocketDisconnect, TimeoutError):
-            logger.info("live stream: the client is gone")
+            pass  # the client is gone, or does not read any more: there is nobody to tell
+        finally:
+            access.info("", extra={"facts": {**told, "seconds": round(time.perf_counter() - began, 4)}})
 
 
 async def follow(server: Server, websocket: WebSocket, offered: list[str], stack: ExitStack) -> None:
@@ -223,7 +228,7 @@ async def follow(server: Server, websocket: WebSocket, offered: list[str], stack
     except (Problem, WebSocketDisconnect):
         raise
     except Exception as error:
-        logger.exception("a live stream failed")
+        failures.exception("a live stream failed")
         raise Problem("internal", "the server failed: its log says why") from error
 
 
@@ -315,7 +320,15 @@ def read_key(offered: list[str]) -> str | None:
 
 async def _send_last(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Send ``message`` to a client that may not read any more."""
-    await asyncio.wait_for(websocket.send_text(json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
+    await asyncio.wait_for(_send_text(websocket, json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
+
+
+async def _send_text(websocket: WebSocket, text: str) -> None:
+    """Send ``text``; raises ``WebSocketDisconnect`` where the connection was closed, as for a frame against the rules."""
+    try:
+        await websocket.send_text(text)
+    except RuntimeError as error:  # uvicorn's, until the disconnection has been received
+        raise WebSocketDisconnect(1006, str(error)) from None
 
 
 def _too_long(seconds: float) -> Problem:

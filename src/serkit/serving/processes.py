@@ -33,6 +33,7 @@ from serkit.serving.live import WEBSOCKET
 from serkit.serving.metrics import FOLDER, forget_process
 from serkit.serving.server import Server, load_models
 from serkit.serving.settings import Settings
+from serkit.serving.sockets import Unread, WebSocketDoor
 
 log = logging.getLogger("serkit.server")
 LOOPBACK = ("127.", "::1", "localhost")
@@ -88,7 +89,9 @@ def tell_as_json() -> None:
     """Write the log to stderr, one JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("serkit", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+    levels = {"serkit": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.ERROR}
+    levels["python_multipart"] = logging.ERROR  # it warns of every broken form, whose sender is told
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
@@ -104,7 +107,7 @@ def run(settings: Settings, listening: socket.socket, ready: Callable[[], None])
 
 
 class Door(uvicorn.Server):
-    """uvicorn's server, which goes on answering while it finishes what is under way, and waits for no slow heads."""
+    """uvicorn's server, which goes on answering while it finishes what is under way, and waits for no slow clients."""
 
     def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
         super().__init__(
@@ -116,12 +119,14 @@ class Door(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=AFTER_GRACE,
+                ws=WebSocketDoor,
                 **WEBSOCKET,
             )
         )
         self.server: Server = app.state.server
         self.ready = ready
         self.silent: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self.unread = Unread(self.server.settings.read_seconds)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; a second SIGINT ends at once. The exit status stays 0."""
@@ -135,11 +140,13 @@ class Door(uvicorn.Server):
             self.ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Close connections that have not sent the head of a request in time; uvicorn waits for it for ever."""
+        """Close connections that send no head or read no answer in time; uvicorn waits for them for ever."""
         if counter % 10 == 0:
             now = time.monotonic()
             for connection in list(self.server_state.connections):
-                if not awaits_head(connection):
+                if self.unread.stands_still(connection, now):
+                    connection.transport.abort()
+                elif not awaits_head(connection):
                     self.silent.pop(connection, None)
                 elif now - self.silent.setdefault(connection, now) > self.server.settings.read_seconds:
                     connection.transport.close()

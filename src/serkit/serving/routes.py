@@ -107,9 +107,10 @@ def write(answer: dict[str, Any]) -> bytes:
     responses=errors("bad_option", KEY, "shutting_down"),
 )
 async def models(request: Request, options: Annotated[NoOptions, Query()]) -> dict[str, Any]:
-    """Tell every model's classes, times, training data, licence and intended use."""
+    """Tell every model's classes, times, training data, licence and intended use, and what a recording may have."""
     server: Server = request.app.state.server
-    return {"models": [describe(name, each) for name, each in server.models.items()]}
+    limits = {"max_bytes": server.settings.max_bytes, "max_seconds": server.settings.max_seconds}
+    return {"models": [describe(name, each) for name, each in server.models.items()], "limits": limits}
 
 
 @router.get(

@@ -29,7 +29,7 @@ class Settings:
     read_seconds: float = 30.0
     concurrency: int | None = None
     queue: int = 32
-    streams: int = 16
+    streams: int = 32
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     allow_origins: tuple[str, ...] = ()
     grace_seconds: float = 30.0

@@ -41,7 +41,14 @@ class Recording:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.file, self.name = file, name
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Go to ``place``; -1 for one before the beginning, which broken recordings make decoders ask for."""
+        try:
+            return self.file.seek(place, whence)
+        except (OSError, ValueError):
+            return -1
 
     @property
     def source(self) -> BinaryIO:
