@@ -130,7 +130,7 @@ class Visit:
         self.code = problem.code
         if self.status:
             return
-        content = json.dumps(problem.as_dict(), ensure_ascii=False).encode()
+        content = json.dumps(problem.as_dict(), ensure_ascii=False, separators=(",", ":")).encode()
         headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from serkit.cores import count_cores
 from serkit.errors import AudioError, InputError, nearest
 from serkit.inference.predictor import Predictor
+from serkit.inference.timeline import rounded
 from serkit.serving.decoding import Decoder
 from serkit.serving.engine import Engine, Place, QueuedBundle
 from serkit.serving.metrics import Metrics
@@ -181,5 +182,5 @@ def describe(name: str, predictor: Predictor) -> dict[str, Any]:
 
 
 def thresholds(predictor: Predictor) -> dict[str, float]:
-    """Return the probability from which each class counts as present; empty where unknown."""
-    return dict(getattr(predictor.card, "named_thresholds", {}))
+    """Return the probability from which each class counts as present, with four decimals; empty where unknown."""
+    return rounded(predictor.card.named_thresholds)

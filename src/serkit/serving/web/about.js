@@ -1,7 +1,6 @@
 /** What the page tells about the server's models. */
 
 import { byId, el, swatch } from "./dom.js";
-import { duration } from "./format.js";
 import { classColours } from "./palette.js";
 
 function classList(model) {
@@ -15,7 +14,7 @@ function card(model) {
     ["Meant for", [model.intended_use]],
     ["Learnt from", [model.training_data]],
     ["Licence", [model.licence]],
-    ["Hears at least", [model.min_seconds ? duration(model.min_seconds) : null]],
+    ["Hears at least", [model.min_seconds ? `${model.min_seconds} s` : null]],
   ];
   const rows = facts.filter(([, told]) => told.some(Boolean)).flatMap(([name, told]) => [el("dt", {}, name), el("dd", {}, ...told)]);
   return el("section", { class: "model", "aria-label": `Model ${model.name}` }, el("h3", {}, model.name), el("dl", {}, ...rows));

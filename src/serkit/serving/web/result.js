@@ -81,8 +81,7 @@ export class ResultView {
   #filter(shown) {
     this.view.shown = shown;
     this.plots.show(shown);
-    this.table.draw(this.view);
-    this.table.mark(this.now);
+    this.table.show(shown);
   }
 
   #time(seconds) {

@@ -19,20 +19,25 @@ export class SegmentTable {
     this.rows = [];
   }
 
-  /** Show segments of the classes in `shown`; speakers have a column where there are any. */
-  draw({ segments, colours, shown, thresholds }) {
+  /** Show segments; speakers have a column where there are any. */
+  draw({ segments, colours, thresholds }) {
     const speakers = segments.some((each) => each.speaker != null);
-    const visible = segments.filter((each) => shown.has(each.label));
-    this.rows = visible.map((segment) => ({ segment, row: this.#row(segment, colours, thresholds, speakers) }));
+    this.rows = segments.map((segment) => ({ segment, row: this.#row(segment, colours, thresholds, speakers) }));
     this.current = null;
-    if (!visible.length) {
-      const why = segments.length ? "No segment has one of the emotions chosen above." : "No speech was found in this recording.";
-      return this.host.replaceChildren(el("p", { class: "empty" }, why));
-    }
     const head = ["Start", "End", "Emotion", "Confidence", ...(speakers ? ["Speaker"] : [])];
     const cells = head.map((name) => el("th", { scope: "col", class: `of-${name.toLowerCase()}` }, name));
-    const table = el("table", { "aria-label": "Segments" }, el("thead", {}, el("tr", {}, ...cells)), el("tbody", {}, ...this.rows.map((each) => each.row)));
-    this.host.replaceChildren(table);
+    this.table = el("table", { "aria-label": "Segments" }, el("thead", {}, el("tr", {}, ...cells)), el("tbody", {}, ...this.rows.map((each) => each.row)));
+    this.empty = el("p", { class: "empty" }, segments.length ? "No segment has one of the emotions chosen above." : "No speech was found in this recording.");
+    this.host.replaceChildren(this.table, this.empty);
+    this.show(new Set(segments.map((each) => each.label)));
+  }
+
+  /** Show the rows of the classes in `shown` only. */
+  show(shown) {
+    for (const { segment, row } of this.rows) row.hidden = !shown.has(segment.label);
+    const some = this.rows.some(({ row }) => !row.hidden);
+    this.table.hidden = !some;
+    this.empty.hidden = some;
   }
 
   #row(segment, colours, thresholds, speakers) {
@@ -59,7 +64,7 @@ export class SegmentTable {
     this.current?.removeAttribute("aria-current");
     found?.setAttribute("aria-current", "true");
     this.current = found;
-    if (found && !this.host.contains(document.activeElement)) this.#follow(found);
+    if (found && !found.hidden && !this.host.contains(document.activeElement)) this.#follow(found);
   }
 
   /** Bring a row into view within the table, without moving the page. */
