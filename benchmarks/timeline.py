@@ -267,10 +267,13 @@ def measure_tracks(compositions: Sequence[Composition], tracks: Sequence[Track])
     found["onset"], found["offset"] = (spread(judged["boundaries"][name]) for name in ("onset", "offset"))
     found["each"] = [each["eder"] * each["seconds"] for each in judged["by_recording"]]
     found["segments"] = sum(len(track.stretches) for track in tracks)
-    found["by corpus"] = {
-        corpus: spread(judge_tracks(kept, resamples=RESAMPLES)["eder"])
-        for corpus in sorted({each.corpus for each in compositions})
-        if (kept := [pair for pair, each in zip(pairs, compositions, strict=True) if each.corpus == corpus])
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for pair, each in zip(pairs, compositions, strict=True):
+        for name in (each.corpus, each.noise, "one speaker" if len(each.speakers) == 1 else "several speakers"):
+            groups[name].append(pair)
+    found["groups"] = {
+        name: [*spread(judge_tracks(groups[name], resamples=RESAMPLES)["eder"]), len(groups[name])]
+        for name in sorted(groups)
     }
     return found
 
@@ -280,13 +283,14 @@ def spread(figure: dict[str, Any]) -> list[float]:
     return [None if figure[name] is None else round(figure[name], 4) for name in ("value", "low", "high")]
 
 
-def interval(pairs: np.ndarray, draws: np.ndarray) -> list[float]:
+def interval(pairs: np.ndarray, draws: np.ndarray) -> list[float | None]:
     """Return [value, low, high] of a share whose parts and wholes are ``pairs (n, 2)``."""
-    sums = pairs[draws].sum(axis=1)
-    shares = np.where(sums[:, 1] > 1e-6, sums[:, 0] / np.maximum(sums[:, 1], 1e-6), np.nan)
     whole = pairs[:, 1].sum()
-    value = pairs[:, 0].sum() / whole if whole > 1e-6 else float("nan")
-    return [round(float(each), 4) for each in (value, *np.percentile(shares, [2.5, 97.5]))]
+    if whole < 1e-6:
+        return [None, None, None]
+    sums = pairs[draws].sum(axis=1)
+    shares = sums[:, 0] / np.maximum(sums[:, 1], 1e-6)
+    return [round(float(each), 4) for each in (pairs[:, 0].sum() / whole, *np.percentile(shares, [2.5, 97.5]))]
 
 
 def list_systems() -> dict[str, System]:
@@ -329,7 +333,9 @@ def list_tested(
 
     def ask(composition: Composition, turns: bool = False, **options: Any) -> Track:
         given = composition.turns if turns else ()
-        line = predictor.timeline(composition.waveform, options=TimelineOptions(window, hop, **options), turns=given)
+        line = predictor.timeline(
+            composition.waveform, options=TimelineOptions(window, hop, **options), turns=given, workers=1
+        )
         stretches = tuple(Stretch(each.start, each.end, each.label) for each in line.segments)
         return Track(composition.id, stretches, composition.seconds)
 
@@ -348,8 +354,8 @@ def show(name: str, row: dict[str, Any], whole: bool) -> str:
     """Return a line of the table, with intervals if ``whole``."""
 
     def tell(value: Any) -> str:
-        if not isinstance(value, list):
-            return f"{value}"
+        if not isinstance(value, list) or value[0] is None:
+            return "-" if isinstance(value, list) else f"{value}"
         return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})" if whole else f"{value[0]:.3f}"
 
     return f"| {name} | " + " | ".join(tell(row[column]) for column in COLUMNS) + " |"
@@ -386,6 +392,10 @@ def main() -> None:
         rows[name] = judge.measure(system)
         print(show(name, rows[name], options.third == "test"), flush=True)
         memory.save()
+    if options.third == "test":
+        print("\n| EDER of the timeline | value | 95 % interval | compositions |\n" + "|---" * 4 + "|")
+        for name, (value, low, high, n) in rows["timeline"]["groups"].items():
+            print(f"| {name} | {value} | {low} to {high} | {n} |")
     print(json.dumps({"third": options.third, "count": count, "pauses": options.pauses, "rows": rows}))
 
 
