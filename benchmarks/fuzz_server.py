@@ -1,14 +1,14 @@
 """What does the server do with thousands of broken and hostile requests and live streams?
 
-    python benchmarks/fuzz_server.py [--inputs 4000] [--seconds 900] [--seed 0] [--workers 1] [--only NUMBER] [--streams 0.25]
+    python benchmarks/fuzz_server.py [--inputs 4000] [--seconds 900] [--seed 0] [--workers 1] [--streams 0.25]
 
 Starts ``serkit serve`` with short limits and sends it what ``hostile_requests.py`` makes: broken recordings, odd
-options, broken forms and broken HTTP to ``/v1/predict`` and ``/v1/timeline``, and broken streams to ``/v1/stream``, four
-at a time. Every answer is to be a whole one with a status that says what is wrong; a connection may be closed without
-an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer may not
-differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure in its
-log, files left in its temporary folder, file descriptors left open. Memory is that of all processes of the server,
-after the first 500 inputs and at the end. Ends with one JSON line.
+options, broken forms and broken HTTP to ``/v1/predict`` and ``/v1/timeline``, and broken streams to ``/v1/stream``,
+four at a time. Every answer is to be a whole one with a status that says what is wrong; a connection may be closed
+without an answer where what was sent is no request. After every 100 inputs a good recording is sent, whose answer
+may not differ from the first one. Bugs are: an internal error, a hang, a wrong answer, a server that is gone, a failure
+in its log, files left in its temporary folder. Memory is that of all processes of the server, after 500 inputs, after
+1500 and so on, and at the end; so are open files counted. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from hostile_requests import Wire, head, make_request, make_stream
 SERVE = "from serkit.cli import main; main()"
 LIMITS = "--read-timeout 3 --timeout 30 --max-megabytes 2 --max-seconds 120 --queue 64".split()
 CODES = {
-    "bad_audio", "bad_option", "unsupported", "too_large", "too_long", "unauthorized", "not_found", "not_allowed", "busy",
-    "timed_out", "shutting_down",
+    "bad_audio", "bad_option", "unsupported", "too_large", "too_long", "unauthorized", "not_found", "not_allowed",
+    "busy",    "timed_out", "shutting_down",
 }  # fmt: skip
 """What an error may say; "internal" is not among it."""
 
@@ -107,7 +107,7 @@ class Server:
 
 
 def send(address: tuple[str, int], wire: Wire, limit: float) -> tuple[bytes, bool]:
-    """Send ``wire``; returns all that came back until the server closed, and whether it did within ``limit`` seconds."""
+    """Send ``wire``; returns all that came until the server closed, and whether it did within ``limit`` seconds."""
     end, received = time.monotonic() + limit, bytearray()
     with socket.create_connection(address, timeout=limit) as connection:
         try:
@@ -122,13 +122,13 @@ def send(address: tuple[str, int], wire: Wire, limit: float) -> tuple[bytes, boo
             pass  # the server may close before it has read everything
         try:
             while time.monotonic() < end:
+                if wire.kind.startswith("stream") and read_frames(received.partition(b"\r\n\r\n")[2])[1] is not None:
+                    return bytes(received), True  # the server says farewell, and waits for ours
                 connection.settimeout(max(0.01, end - time.monotonic()))
                 piece = connection.recv(65_536)
                 if not piece:
                     return bytes(received), True
                 received += piece
-                if wire.kind.startswith("stream") and read_frames(received.partition(b"\r\n\r\n")[2])[1] is not None:
-                    return bytes(received), True  # the server says farewell, and waits for ours
         except TimeoutError:
             return bytes(received), False
         except OSError:
@@ -269,8 +269,8 @@ def run(server: Server, inputs: int, seconds: float, seed: int, streams: float, 
                 tally.add(*told)
             if ask(server) != first:
                 tally.bugs.append((at, "good", "another answer than at first"))
-            if at == 500:
-                tally.notes |= {"memory_mb_early": round(server.memory()), "files_early": server.descriptors()}
+            if at % 1000 == 500:
+                tally.notes.setdefault("memory_mb_on_the_way", []).append(round(server.memory()))
     time.sleep(1.5)  # the last connections are closed
     tally.notes |= {"memory_mb": round(server.memory()), "files": server.descriptors(), "left": server.left()}
     tally.bugs += [(-1, "left behind", name) for name in server.left()]

@@ -45,7 +45,7 @@ AV = (
 )  # fmt: skip
 """Name ending, container and codec that FFmpeg writes."""
 
-ENDINGS = ".wav .flac .mp3 .ogg .m4a .webm .raw .vox .gsm .sd2 .svx .m3u8 .ffconcat .txt .WAV .tar.gz".split() + [""]
+ENDINGS = ".wav .flac .mp3 .ogg .m4a .webm .raw .vox .gsm .sd2 .svx .m3u8 .ffconcat .txt .WAV .tar.gz .".split()
 EXTREMES = (0, 1, 2, 255, 256, 1000, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 TAGS = re.compile(rb"(?<![ -~])[A-Za-z][A-Za-z0-9 ]{3}(?![A-Za-z])|fLaC|OggS|OpusHead|vorbis")
 
@@ -116,7 +116,7 @@ def make_playlists(target: str) -> dict[str, bytes]:
     """Return texts in FFmpeg's playlist formats that name the file or address ``target``."""
     segment = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n"
     mpd = (
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S">'
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
         f'<Period><AdaptationSet mimeType="audio/mp4"><Representation id="a" bandwidth="1"><BaseURL>{target}</BaseURL>'
         "</Representation></AdaptationSet></Period></MPD>"
     )
@@ -217,7 +217,7 @@ MUTATIONS = (flip, overwrite, overwrite, lie, lie, lie, repeat, erase, poison, t
 def mend_ogg(content: bytearray) -> None:
     """Give every Ogg page its right checksum, so that what was changed is not dropped as a broken page."""
     place = content.find(b"OggS")
-    while 0 <= place and place + 27 <= len(content):
+    while -1 < place <= len(content) - 27:
         table = content[place + 27 : place + 27 + content[place + 26]]
         end = place + 27 + len(table) + sum(table)
         content[place + 22 : place + 26] = bytes(4)
@@ -262,7 +262,8 @@ def make_hostile(seeds: dict[str, tuple[str, bytes]], seed: int, number: int, ta
     ending, whole = seeds[names[number % len(names)]]
     content, chance = bytearray(whole), rng.random()
     if chance < 0.08:
-        content, kind = bytearray(make_text(rng, seeds, target)[0]), "not audio"
+        text, kind = make_text(rng, seeds, target)
+        content = bytearray(text)
     elif chance < 0.16:
         other = seeds[names[rng.integers(len(names))]][1]
         content = content[: int(rng.integers(1, len(content)))] + other[int(rng.integers(len(other))) :]

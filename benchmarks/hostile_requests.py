@@ -1,4 +1,4 @@
-"""Requests that nobody should send, as bytes on the wire: ``make_request(seeds, seed, number)`` and its WebSocket sister.
+"""Requests that nobody should send, as bytes on the wire: ``make_request(seeds, seed, number)``, ``make_stream``.
 
 The same arguments give the same bytes. ``fuzz_server.py`` sends them.
 """
@@ -18,18 +18,84 @@ from hostile_files import make_hostile
 
 ROUTES = ("/v1/predict", "/v1/timeline")
 TYPES = (
-    "audio/wav", "application/octet-stream", "video/mp4", "application/json", "text/plain", "image/png", "a/b;c=d", "",
-    "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=x", "\x00", "audio/" + "x" * 5000,
-)  # fmt: skip
+    "audio/wav",
+    "application/octet-stream",
+    "video/mp4",
+    "application/json",
+    "text/plain",
+    "image/png",
+    "a/b;c=d",
+    "",
+    "multipart/form-data",
+    "multipart/form-data; boundary=",
+    "multipart/mixed; boundary=x",
+    "\x00",
+    "audio/" + "x" * 5000,
+)
 NAMES = (
-    "a.wav", "", "../../etc/passwd", "/etc/passwd", "..\\..\\a.wav", "a\x00.wav", "\u202ea.wav", "x" * 3000, "a\r\nX: y", "-",
-    "CON", "a.m3u8", "%2e%2e%2f", "\ud83d\ude00.wav".encode("utf-16", "surrogatepass").decode("utf-16"), "a;b=c.wav", '"',
-)  # fmt: skip
+    "a.wav",
+    "",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..\\..\\a.wav",
+    "a\x00.wav",
+    "\u202ea.wav",
+    "x" * 3000,
+    "a\r\nX: y",
+    "-",
+    "CON",
+    "a.m3u8",
+    "%2e%2e%2f",
+    "\ud83d\ude00.wav".encode("utf-16", "surrogatepass").decode("utf-16"),
+    "a;b=c.wav",
+    '"',
+)
 VALUES = (
-    "", "0", "1", "-1", "1e308", "-1e308", "1e-308", "nan", "inf", "-inf", "9" * 400, "true", "false", "TRUE", "yes", "null", "[]",
-    "{}", "happy", "happy,sad", "happy,,sad", ",", "angry,nonsense", "\x00", "%00", "../../etc", "0.001", "0.5", "1e9", "2", "16000",
-    "16001", "10000", "10001", "'; drop table", "<script>", "\u00e9", "x" * 3000, "default", "0x10", "1_000", " 1", "+1", "\u0661",
-)  # fmt: skip
+    "",
+    "0",
+    "1",
+    "-1",
+    "1e308",
+    "-1e308",
+    "1e-308",
+    "nan",
+    "inf",
+    "-inf",
+    "9" * 400,
+    "true",
+    "false",
+    "TRUE",
+    "yes",
+    "null",
+    "[]",
+    "{}",
+    "happy",
+    "happy,sad",
+    "happy,,sad",
+    ",",
+    "angry,nonsense",
+    "\x00",
+    "%00",
+    "../../etc",
+    "0.001",
+    "0.5",
+    "1e9",
+    "2",
+    "16000",
+    "16001",
+    "10000",
+    "10001",
+    "'; drop table",
+    "<script>",
+    "\u00e9",
+    "x" * 3000,
+    "default",
+    "0x10",
+    "1_000",
+    " 1",
+    "+1",
+    "\u0661",
+)
 OPTIONS = (
     "labels",
     "embedding",
@@ -44,15 +110,22 @@ OPTIONS = (
     "turns",
 )
 TURNS = (
-    b"SPEAKER a 1 0.0 0.2 <NA> <NA> s1 <NA> <NA>\n", b"start,end,speaker\n0,0.2,a\n", b"start,end,speaker\n0,1e308,a\n",
-    b"start,end,speaker\nnan,inf,a\n", b"start,end,speaker\n-1,0,\n", b"\xff\xfe\x00", b"", b"SPEAKER\n" * 999,
-    b"start,end,speaker\n" + b"0,0.1,a\n" * 20_000, b"SPEAKER a 1 -5 1e9 <NA> <NA> s <NA> <NA>\n",
-)  # fmt: skip
+    b"SPEAKER a 1 0.0 0.2 <NA> <NA> s1 <NA> <NA>\n",
+    b"start,end,speaker\n0,0.2,a\n",
+    b"start,end,speaker\n0,1e308,a\n",
+    b"start,end,speaker\nnan,inf,a\n",
+    b"start,end,speaker\n-1,0,\n",
+    b"\xff\xfe\x00",
+    b"",
+    b"SPEAKER\n" * 999,
+    b"start,end,speaker\n" + b"0,0.1,a\n" * 20_000,
+    b"SPEAKER a 1 -5 1e9 <NA> <NA> s <NA> <NA>\n",
+)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """What is sent: ``pieces`` one after the other, then the sending side is closed or not (``half``), of a ``kind``."""
+    """What is sent: ``pieces`` one after the other, of a ``kind``; with ``half``, the sending side is closed then."""
 
     kind: str
     pieces: tuple[bytes, ...]
@@ -149,32 +222,147 @@ def make_raw(rng: np.random.Generator, content: bytes) -> Wire:
 
     choices = (
         ("noise", (rng.bytes(int(rng.integers(1, 4000))),), False),
-        ("line", (pick(rng, (b"GET\r\n\r\n", b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST " + b"/a" * 40_000 + b" HTTP/1.1\r\n\r\n",
-                             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET http://x/ HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
-                             b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/0.9\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n")),), True),
-        ("method", (head(pick(rng, ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "X" * 500)), path, []),), False),
-        ("path", (head("GET", pick(rng, ("/static/../../../etc/passwd", "/static/%2e%2e/%2e%2e/etc/passwd", "//", "/static/%00", "/%ff",
-                                         "/v1/predict/", "/static//etc/passwd", "/?" + "a" * 9000, "/v1/stream", "/../")), []),), False),
+        (
+            "line",
+            (
+                pick(
+                    rng,
+                    (
+                        b"GET\r\n\r\n",
+                        b"\r\n\r\n",
+                        b"GET / HTTP/9.9\r\n\r\n",
+                        b"POST " + b"/a" * 40_000 + b" HTTP/1.1\r\n\r\n",
+                        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                        b"GET http://x/ HTTP/1.1\r\n\r\n",
+                        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+                        b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+                        b"GET / HTTP/0.9\r\n\r\n",
+                        b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+                    ),
+                ),
+            ),
+            True,
+        ),
+        (
+            "method",
+            (head(pick(rng, ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "X" * 500)), path, []),),
+            False,
+        ),
+        (
+            "path",
+            (
+                head(
+                    "GET",
+                    pick(
+                        rng,
+                        (
+                            "/static/../../../etc/passwd",
+                            "/static/%2e%2e/%2e%2e/etc/passwd",
+                            "//",
+                            "/static/%00",
+                            "/%ff",
+                            "/v1/predict/",
+                            "/static//etc/passwd",
+                            "/?" + "a" * 9000,
+                            "/v1/stream",
+                            "/../",
+                        ),
+                    ),
+                    [],
+                ),
+            ),
+            False,
+        ),
         ("headers", (head("POST", path, [("X", "y" * int(rng.choice([10_000, 70_000, 300_000])))]),), False),
         ("many headers", (head("POST", path, [(f"X{n}", "y") for n in range(int(rng.choice([150, 5000])))]),), False),
-        ("bad header", (plain[:-2] + pick(rng, (b"X y\r\n\r\n", b": y\r\n\r\n", b"X: \x00\r\n\r\n", b" folded\r\n\r\n", b"\xff: a\r\n\r\n")), content), True),
-        ("length", (sized(pick(rng, ("-1", "abc", "9" * 30, "0x10", "1e3", " ", "+5", "5, 6", str(2**63)))), content), True),
+        (
+            "bad header",
+            (
+                plain[:-2]
+                + pick(
+                    rng, (b"X y\r\n\r\n", b": y\r\n\r\n", b"X: \x00\r\n\r\n", b" folded\r\n\r\n", b"\xff: a\r\n\r\n")
+                ),
+                content,
+            ),
+            True,
+        ),
+        (
+            "length",
+            (sized(pick(rng, ("-1", "abc", "9" * 30, "0x10", "1e3", " ", "+5", "5, 6", str(2**63)))), content),
+            True,
+        ),
         ("short length", (sized(str(max(0, length - int(rng.integers(1, 500))))), content), False),
         ("long length", (sized(str(length + int(rng.choice([1, 1000, 4_000_000])))), content), rng.random() < 0.9),
         ("too large", (sized(str(10**9)), content), True),
         ("two lengths", (plain[:-2] + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", content), True),
         ("chunked", (chunked, *(good[n : n + 500] for n in range(0, len(good), 500))), False),
-        ("bad chunks", (chunked, pick(rng, (b"zz\r\n", b"-1\r\n", b"ffffffffffffffffff\r\n", b"5\r\nabc", b"3;" + b"x" * 90_000, b"\r\n", b"3\r\nabcde\r\n")),
-                        content), True),
-        ("encoding", (head("POST", path, [("Content-Encoding", pick(rng, ("gzip", "deflate", "br", "x"))), ("Content-Length", str(length)),
-                                          ("Content-Type", "audio/wav")]), content), False),
-        ("type", (head("POST", path, [("Content-Type", pick(rng, TYPES)), ("Content-Length", str(length))]), content), True),
+        (
+            "bad chunks",
+            (
+                chunked,
+                pick(
+                    rng,
+                    (
+                        b"zz\r\n",
+                        b"-1\r\n",
+                        b"ffffffffffffffffff\r\n",
+                        b"5\r\nabc",
+                        b"3;" + b"x" * 90_000,
+                        b"\r\n",
+                        b"3\r\nabcde\r\n",
+                    ),
+                ),
+                content,
+            ),
+            True,
+        ),
+        (
+            "encoding",
+            (
+                head(
+                    "POST",
+                    path,
+                    [
+                        ("Content-Encoding", pick(rng, ("gzip", "deflate", "br", "x"))),
+                        ("Content-Length", str(length)),
+                        ("Content-Type", "audio/wav"),
+                    ],
+                ),
+                content,
+            ),
+            False,
+        ),
+        (
+            "type",
+            (head("POST", path, [("Content-Type", pick(rng, TYPES)), ("Content-Length", str(length))]), content),
+            True,
+        ),
         ("gone", (plain, content[: length // 2]), True),
-        ("expect", (head("POST", path, [("Expect", pick(rng, ("100-continue", "x"))), ("Content-Length", str(length))]), content), False),
-        ("upgrade", (head("GET", "/v1/stream", [("Upgrade", "websocket"), ("Connection", "Upgrade"), pick(rng, (("Sec-WebSocket-Key", "x"), ("X", "y")))]),),
-         True),
+        (
+            "expect",
+            (
+                head("POST", path, [("Expect", pick(rng, ("100-continue", "x"))), ("Content-Length", str(length))]),
+                content,
+            ),
+            False,
+        ),
+        (
+            "upgrade",
+            (
+                head(
+                    "GET",
+                    "/v1/stream",
+                    [
+                        ("Upgrade", "websocket"),
+                        ("Connection", "Upgrade"),
+                        pick(rng, (("Sec-WebSocket-Key", "x"), ("X", "y"))),
+                    ],
+                ),
+            ),
+            True,
+        ),
         ("pipeline", (plain.replace(b"Connection: close\r\n", b"") + content + head("GET", "/health", []),), False),
-    )  # fmt: skip
+    )
     kind, pieces, half = choices[int(rng.integers(len(choices)))]
     return Wire(kind, tuple(pieces), bool(half))
 
@@ -232,25 +420,63 @@ def make_stream(seed: int, number: int) -> Wire:
         ("Sec-WebSocket-Key", key),
     ]
     if rng.random() < 0.1:
-        headers.append(pick(rng, (("Origin", "http://evil.example"), ("Sec-WebSocket-Protocol", "serkit.key.!!"), ("Sec-WebSocket-Protocol", ",,"),
-                                  ("Sec-WebSocket-Extensions", "permessage-deflate; x=" + "9" * 5000), ("Origin", "null"))))  # fmt: skip
+        headers.append(
+            pick(
+                rng,
+                (
+                    ("Origin", "http://evil.example"),
+                    ("Sec-WebSocket-Protocol", "serkit.key.!!"),
+                    ("Sec-WebSocket-Protocol", ",,"),
+                    ("Sec-WebSocket-Extensions", "permessage-deflate; x=" + "9" * 5000),
+                    ("Origin", "null"),
+                ),
+            )
+        )
     start = head("GET", "/v1/stream" + query, headers).replace(b"Connection: close\r\n", b"")
     sound = (rng.normal(0, 3000, int(rng.choice([0, 1, 160, 8000, 40_000])))).astype("<i2").tobytes()
     pieces = [start, frame(2, sound)]
     finish = frame(1, b'{"type": "finish"}')
     texts = (
-        b"", b"{}", b"[]", b"null", b'{"type": 1}', b'{"type": "stop"}', b"\xff\xfe", b"[" * 100_000, b'{"type": "finish"', b"1e999",
-        json.dumps({"type": "finish", "x": "y" * 200_000}).encode(), b'{"type": "finish", "type": "x"}', b'"finish"', b"9" * 6000,
-    )  # fmt: skip
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"type": 1}',
+        b'{"type": "stop"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"type": "finish"',
+        b"1e999",
+        json.dumps({"type": "finish", "x": "y" * 200_000}).encode(),
+        b'{"type": "finish", "type": "x"}',
+        b'"finish"',
+        b"9" * 6000,
+    )
     frames = (
-        frame(1, pick(rng, texts)), frame(2, sound[:-1] if sound else b"\x01"), frame(2, rng.bytes(int(rng.integers(0, 70_000)))),
-        frame(2, b"\x00\x80" * 9000), frame(2, sound, masked=False), frame(2, b"ab", length=2**62), frame(2, b"ab", length=2**63 + 5),
-        frame(int(rng.choice([3, 7, 11, 15])), b"x"), frame(9, b"p" * 200), frame(9, b"ping"), frame(10, b""), frame(8, b"\x03"),
-        frame(8, struct.pack(">H", int(rng.choice([0, 999, 1000, 1005, 5000])))), frame(8, b"\x03\xe8\xff\xfe"), frame(0, b"more"),
-        frame(2, sound, final=False) + frame(0, sound), frame(1, b'{"type":', final=False) + frame(0, b'"finish"}'), frame(2, b"a", rsv=4),
-        frame(2, sound, final=False) + frame(1, b"x"), rng.bytes(int(rng.integers(1, 600))), lambda: frame(2, bytes(3_000_000)),
-        lambda: frame(9, b"") * 500, lambda: frame(2, b"") * 2000,
-    )  # fmt: skip
+        frame(1, pick(rng, texts)),
+        frame(2, sound[:-1] if sound else b"\x01"),
+        frame(2, rng.bytes(int(rng.integers(0, 70_000)))),
+        frame(2, b"\x00\x80" * 9000),
+        frame(2, sound, masked=False),
+        frame(2, b"ab", length=2**62),
+        frame(2, b"ab", length=2**63 + 5),
+        frame(int(rng.choice([3, 7, 11, 15])), b"x"),
+        frame(9, b"p" * 200),
+        frame(9, b"ping"),
+        frame(10, b""),
+        frame(8, b"\x03"),
+        frame(8, struct.pack(">H", int(rng.choice([0, 999, 1000, 1005, 5000])))),
+        frame(8, b"\x03\xe8\xff\xfe"),
+        frame(0, b"more"),
+        frame(2, sound, final=False) + frame(0, sound),
+        frame(1, b'{"type":', final=False) + frame(0, b'"finish"}'),
+        frame(2, b"a", rsv=4),
+        frame(2, sound, final=False) + frame(1, b"x"),
+        rng.bytes(int(rng.integers(1, 600))),
+        lambda: frame(2, bytes(3_000_000)),
+        lambda: frame(9, b"") * 500,
+        lambda: frame(2, b"") * 2000,
+    )
     kind = "stream options" if odd else "stream"
     if not odd:
         pieces += [pick(rng, frames) for _ in range(int(rng.integers(1, 5)))]

@@ -268,7 +268,7 @@ def test_segments_and_cells_tile_the_utterance(length, seed, sizes):
     [
         ({"window": 20}, "window: made judges 0.25 to 15 s at a time, not 20 s"),
         ({"window": 0.1}, "window: "),
-        ({"hop": 5}, "hop: is at least 0.02 s and at most the window of 4 s, not 5 s"),
+        ({"window": 4, "hop": 5}, "hop: is at least 0.02 s and at most the window of 4 s, not 5 s"),
         ({"hop": 0}, "hop: "),
         ({"window": float("nan")}, "window: "),
         ({"hop": float("nan")}, "hop: "),

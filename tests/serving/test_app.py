@@ -14,10 +14,12 @@ import av
 import numpy as np
 import pytest
 
+from serkit.data.audio import AudioInfo
 from serkit.data.turns import Turn
 from serkit.errors import InputError
 from serkit.inference.bundle import Bundle
 from serkit.inference.cuts import TimelineOptions
+from serkit.serving import decoding
 from serkit.serving.app import create_app
 from serkit.serving.doors import JsonLines
 from serkit.serving.problems import STATUS
@@ -275,6 +277,21 @@ def test_a_recording_that_is_too_long_is_refused_whatever_its_header_says(make_c
         answer = client.post("/v1/predict", content=bytes(lying))
         assert answer.status_code == 200 or error_of(answer)[0] in ("bad_audio", "too_long")
         assert client.post("/v1/predict", content=encode(make_speech(2.0))).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/timeline"])
+def test_a_recording_without_a_length_is_counted_while_it_is_decoded(
+    make_client, make_speech, monkeypatch, encode, path
+):
+    decoded, decode = [], decoding.stream_audio
+    monkeypatch.setattr(decoding, "read_info", lambda source: AudioInfo(None, 16_000, 1))
+    monkeypatch.setattr(
+        decoding, "stream_audio", lambda *given: (decoded.append(len(block)) or block for block in decode(*given))
+    )
+    with make_client(max_seconds=25.0) as client:
+        assert error_of(client.post(path, content=encode(np.tile(make_speech(2.0), 50))))[0] == "too_long"
+        assert sum(decoded) == 30 * 16_000  # blocks of ten seconds, and none after the one that is too much
+        assert client.post(path, content=encode(np.tile(make_speech(2.0), 12))).status_code == 200
 
 
 def test_keys_open_the_door(make_client, clip, caplog):

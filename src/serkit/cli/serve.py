@@ -29,7 +29,7 @@ def serve(
         int | None, typer.Option(min=1, help="windows judged at a time by a worker; its share of the cores if left out")
     ] = None,
     queue: Annotated[int, typer.Option(min=0, help="requests of a worker that may wait beside these")] = 32,
-    streams: Annotated[int, typer.Option(min=0, help="live streams of a worker")] = 16,
+    streams: Annotated[int, typer.Option(min=0, help="live streams of a worker")] = 32,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="longest body of a request")] = 500.0,
     max_seconds: Annotated[float, typer.Option(min=1.0, help="longest recording")] = 14_400.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds after which a request is given up")] = 600.0,

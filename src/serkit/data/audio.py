@@ -52,10 +52,11 @@ AV_FORMATS = (
 """Containers that FFmpeg may open: recordings and films, no playlists, no devices, no sessions on the network."""
 
 AV_CODECS = (
-    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 flac "
-    "g722 g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus "
-    "pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le pcm_s24be "
-    "pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
+    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 "
+    "flac g722 g726 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float "
+    "nellymoser opus pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be "
+    "pcm_s16le pcm_s24be pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex tta vorbis wavpack wmalossless wmapro "
+    "wmav1 wmav2 wmavoice"
 ).split()
 """What FFmpeg may decode; nothing of pictures, which it would else decode to learn their size."""
 
@@ -77,20 +78,19 @@ class AudioInfo:
 def read_info(source: Source) -> AudioInfo:
     """Read duration, sampling rate and channels without decoding. Raises ``AudioError``."""
     _check_source(source)
-    try:
-        info = soundfile.info(_rewound(source))
-    except _NOT_SNDFILE:
-        with _open_av(source) as container:
-            stream = container.streams.audio[0]
-            seconds: float | None
-            if stream.duration is not None and stream.time_base is not None:
-                seconds = float(stream.duration * stream.time_base)
-            else:
-                seconds = container.duration / 1e6 if container.duration else None
-            known = seconds if seconds is not None and seconds >= 0 else None
-            return AudioInfo(known, stream.rate, stream.channels)
-    _check_rate(info.samplerate, source_name(source))
-    return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
+    file = _open_sndfile(source)
+    if file is not None:
+        with file:
+            return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+    with _open_av(source) as container:
+        stream = container.streams.audio[0]
+        seconds: float | None
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        else:
+            seconds = container.duration / 1e6 if container.duration else None
+        known = seconds if seconds is not None and seconds >= 0 else None
+        return AudioInfo(known, stream.rate, stream.channels)
 
 
 def read_audio(
@@ -234,18 +234,28 @@ def _mix_down(block: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-_NOT_SNDFILE = (soundfile.LibsndfileError, TypeError)  # TypeError: soundfile takes the ending .raw for no header
+def _open_sndfile(source: Source) -> soundfile.SoundFile | None:
+    """Open with libsndfile; None for what it does not know."""
+    try:
+        file = soundfile.SoundFile(_rewound(source))
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: soundfile takes the ending .raw for no header
+        return None
+    if file.format == "RAW":  # libsndfile takes anything called .au, .gsm or .vox for samples without a header
+        file.close()
+        return None
+    try:
+        _check_rate(file.samplerate, source_name(source))
+    except AudioError:
+        file.close()
+        raise
+    return file
 
 
 def _open_blocks(source: Source, start: float | None, end: float | None) -> tuple[int, Generator[np.ndarray]]:
     """Return the sampling rate, and the span in blocks ``(S, channels)``."""
-    try:
-        file = soundfile.SoundFile(_rewound(source))
-    except _NOT_SNDFILE:
+    file = _open_sndfile(source)
+    if file is None:
         return _av_blocks(source, start or 0.0, end)
-    if file.samplerate not in RATES:
-        file.close()
-        _check_rate(file.samplerate, source_name(source))
     return file.samplerate, _sndfile_blocks(file, source_name(source), start, end)
 
 

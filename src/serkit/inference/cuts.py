@@ -14,7 +14,7 @@ from serkit.errors import InputError
 from serkit.inference.bundle import Card
 from serkit.inference.speech import Edge, SpeechDetector, SpeechOptions
 
-WINDOW, HOP = 4.0, 1.0
+WINDOW, HOP = 2.0, 1.0
 """Seconds; see docs/timeline.md for what they were chosen on."""
 
 
@@ -23,8 +23,8 @@ class TimelineOptions:
     """How emotion is followed over time; in seconds.
 
     Each utterance, a stretch of speech, is judged in windows of ``window`` that begin ``hop`` apart, the last one ends
-    with it, and a shorter utterance is one window. Left out, they are 4 s and 1 s, or of that proportion where the
-    model judges less than 4 s. Without ``speech`` the whole recording counts as one utterance.
+    with it, and a shorter utterance is one window. Left out, they are 2 s and 1 s, or of that proportion where the
+    model judges less than 2 s. Without ``speech`` the whole recording counts as one utterance.
     """
 
     window: float | None = None

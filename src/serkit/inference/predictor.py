@@ -134,7 +134,7 @@ class Predictor:
             raise InputError(f"{bundle}: knows no classes and gives features alone: {remedy}")
         symbols = self.card.tasks.get("ctc", {}).get("symbols")
         self.tokenizer = CharTokenizer(tuple(symbols)) if symbols else None
-        self.decode: Callable[..., Iterator[np.ndarray]] = stream_audio
+        self.decode: Callable[..., Iterator[np.ndarray]] | None = None
 
     def through(self, bundle: Bundle, decode: Callable[..., Iterator[np.ndarray]]) -> Predictor:
         """Return the same predictor with its windows judged by ``bundle`` and its files decoded by ``decode``.
@@ -270,7 +270,7 @@ class Predictor:
             if start is not None or end is not None:
                 raise InputError("start and end are for files: slice the array instead")
             return iter([to_mono(audio, given, wanted)])
-        return self.decode(audio, start, end, False, wanted)
+        return (self.decode or stream_audio)(audio, start, end, False, wanted)
 
     def _check_given(self, name: str, audio: Source | np.ndarray | None, text: str | None) -> None:
         """Raise ``InputError`` unless there is what the model hears and reads, and nothing it cannot read."""

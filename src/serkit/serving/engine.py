@@ -67,7 +67,7 @@ class Engine:
     short recording is not kept waiting by long ones that came before.
     """
 
-    def __init__(self, threads: int, queue: int = 32, streams: int = 16, metrics: Metrics | None = None) -> None:
+    def __init__(self, threads: int, queue: int = 32, streams: int = 32, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
         self.most = {False: threads + queue, True: streams}
         self.places: dict[bool, set[Place]] = {False: set(), True: set()}

@@ -12,7 +12,7 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -176,7 +176,7 @@ class Live:
         """Send ``message``; raises ``WebSocketDisconnect`` where the client does not read for too long."""
         try:
             text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-            await asyncio.wait_for(_send_text(self.websocket, text), self.server.settings.read_seconds)
+            await asyncio.wait_for(_or_gone(self.websocket.send_text(text)), self.server.settings.read_seconds)
         except TimeoutError:
             raise WebSocketDisconnect(1006, "does not read") from None
 
@@ -196,7 +196,7 @@ async def stream(websocket: WebSocket) -> None:
             except Problem as problem:
                 close, told["code"] = CLOSE.get(problem.code, 1008), problem.code
                 await _send_last(websocket, {"type": "error", **problem.as_dict()})
-            await asyncio.wait_for(websocket.close(close), LAST_SECONDS)
+            await asyncio.wait_for(_or_gone(websocket.close(close)), LAST_SECONDS)
             told["close"] = close
         except (WebSocketDisconnect, TimeoutError):
             pass  # the client is gone, or does not read any more: there is nobody to tell
@@ -320,13 +320,13 @@ def read_key(offered: list[str]) -> str | None:
 
 async def _send_last(websocket: WebSocket, message: dict[str, Any]) -> None:
     """Send ``message`` to a client that may not read any more."""
-    await asyncio.wait_for(_send_text(websocket, json.dumps(message, ensure_ascii=False)), LAST_SECONDS)
+    await asyncio.wait_for(_or_gone(websocket.send_text(json.dumps(message, ensure_ascii=False))), LAST_SECONDS)
 
 
-async def _send_text(websocket: WebSocket, text: str) -> None:
-    """Send ``text``; raises ``WebSocketDisconnect`` where the connection was closed, as for a frame against the rules."""
+async def _or_gone(sending: Coroutine[Any, Any, None]) -> None:
+    """Wait for it; raises ``WebSocketDisconnect`` where the connection was closed, as for a frame against the rules."""
     try:
-        await websocket.send_text(text)
+        await sending
     except RuntimeError as error:  # uvicorn's, until the disconnection has been received
         raise WebSocketDisconnect(1006, str(error)) from None
 

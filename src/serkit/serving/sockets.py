@@ -28,6 +28,24 @@ class WebSocketDoor(WebSocketsSansIOProtocol):
         elif self.transport.get_write_buffer_size() > MOST_UNREAD:
             self.transport.abort()
 
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; one of text that is not UTF-8 closes, which uvicorn would log as a failure of its own."""
+        if self.curr_msg_data_type == "text" and not self.close_sent and not is_text(b"".join(self.frames)):
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+
+def is_text(data: bytes) -> bool:
+    """Tell whether ``data`` is UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
 
 class Unread:
     """Finds clients that take nothing of what is written to them for ``seconds``."""
