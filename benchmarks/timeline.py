@@ -1,12 +1,12 @@
 """How right is a timeline, and which windows make it right? Judged on compositions of speakers no model has heard.
 
     python benchmarks/timeline.py tune [--count 36] [--pauses 0.3 3] [--folder PATH] [--only NAME...]
-    python benchmarks/timeline.py test [--count 60] [--pauses 0.3 3] [--folder PATH]
+    python benchmarks/timeline.py test [--count 60] [--pauses 0.3 3] [--folder PATH] [--window W --hop H]
 
 ``compositions.py`` tells what a composition is and how bundles come about that know none of its speakers (they stay in
 ``--folder``). ``tune`` compares windows, smoothing and speech detection on the one third of the speakers; ``test``
-judges what ``Predictor.timeline`` says, with its defaults, on the other, beside the same with the clips' spans given as
-turns, windows without speech detection, all neutral, and one label for each recording.
+judges what ``Predictor.timeline`` says, with its defaults unless told, on the other, beside the same with the clips'
+spans given as turns, windows without speech detection, all neutral, and one label for each recording.
 
 EDER is the emotion diarization error rate (Wang et al. 2023): missed emotion, false alarms and confusion by the length
 of the recordings; what is silent is neutral. ``right when both`` is the share of the time that is an emotion on both
@@ -267,10 +267,13 @@ def measure_tracks(compositions: Sequence[Composition], tracks: Sequence[Track])
     found["onset"], found["offset"] = (spread(judged["boundaries"][name]) for name in ("onset", "offset"))
     found["each"] = [each["eder"] * each["seconds"] for each in judged["by_recording"]]
     found["segments"] = sum(len(track.stretches) for track in tracks)
-    found["by corpus"] = {
-        corpus: spread(judge_tracks(kept, resamples=RESAMPLES)["eder"])
-        for corpus in sorted({each.corpus for each in compositions})
-        if (kept := [pair for pair, each in zip(pairs, compositions, strict=True) if each.corpus == corpus])
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for pair, each in zip(pairs, compositions, strict=True):
+        for name in (each.corpus, each.noise, "one speaker" if len(each.speakers) == 1 else "several speakers"):
+            groups[name].append(pair)
+    found["groups"] = {
+        name: [*spread(judge_tracks(groups[name], resamples=RESAMPLES)["eder"]), len(groups[name])]
+        for name in sorted(groups)
     }
     return found
 
@@ -280,36 +283,36 @@ def spread(figure: dict[str, Any]) -> list[float]:
     return [None if figure[name] is None else round(figure[name], 4) for name in ("value", "low", "high")]
 
 
-def interval(pairs: np.ndarray, draws: np.ndarray) -> list[float]:
+def interval(pairs: np.ndarray, draws: np.ndarray) -> list[float | None]:
     """Return [value, low, high] of a share whose parts and wholes are ``pairs (n, 2)``."""
-    sums = pairs[draws].sum(axis=1)
-    shares = np.where(sums[:, 1] > 1e-6, sums[:, 0] / np.maximum(sums[:, 1], 1e-6), np.nan)
     whole = pairs[:, 1].sum()
-    value = pairs[:, 0].sum() / whole if whole > 1e-6 else float("nan")
-    return [round(float(each), 4) for each in (value, *np.percentile(shares, [2.5, 97.5]))]
+    if whole < 1e-6:
+        return [None, None, None]
+    sums = pairs[draws].sum(axis=1)
+    shares = sums[:, 0] / np.maximum(sums[:, 1], 1e-6)
+    return [round(float(each), 4) for each in (pairs[:, 0].sum() / whole, *np.percentile(shares, [2.5, 97.5]))]
 
 
 def list_systems() -> dict[str, System]:
     """Return what ``tune`` compares, by name."""
     found = {}
-    for window in (2.0, 3.0, 4.0, 6.0):
-        found |= {f"window {window:g} hop {hop:g}": System(window, hop) for hop in (0.5, 1.0, 2.0)}
+    for window in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
+        found |= {f"window {window:g} hop {hop:g}": System(window, hop) for hop in (0.5, 1.0, 2.0) if hop <= window}
     found["whole utterances"] = System(0.0)
-    found["no speech detection, 4 s"] = System(speech=None)
-    found["no speech detection, 2 s"] = System(2.0, speech=None)
     for silence in (0.16, 0.2, 0.5, 0.8):
-        found[f"silence {silence:g}"] = System(speech=SpeechOptions(min_silence=silence))
-    found["edges of the network alone"] = System(speech=SpeechOptions(level=None))
-    found["silence 0.8, 2 s, hop 0.5"] = System(2.0, 0.5, SpeechOptions(min_silence=0.8))
+        found[f"silence {silence:g}"] = System(2.0, 1.0, SpeechOptions(min_silence=silence))
     found["silence 0.8, whole"] = System(0.0, speech=SpeechOptions(min_silence=0.8))
-    for base in ({"window": 2.0, "hop": 0.5}, {"window": 4.0, "hop": 0.5}, {"window": 4.0, "hop": 1.0}):
+    found["edges of the network alone"] = System(2.0, 1.0, SpeechOptions(level=None))
+    for base in ({"window": 2.0, "hop": 0.5}, {"window": 2.0, "hop": 1.0}, {"window": 4.0, "hop": 1.0}):
         called = f"window {base['window']:g} hop {base['hop']:g}"
         found[f"{called} uniform"] = System(**base, weights="uniform")
         found[f"{called} logs"] = System(**base, logs=True)
         found |= {f"{called} penalty {cost:g}": System(**base, penalty=cost) for cost in (0.25, 0.5, 1.0, 2.0)}
         found |= {f"{called} least {least:g}": System(**base, least=least) for least in (1.0, 2.0)}
+    found["turns, 2 s"] = System(2.0, 1.0, None, turns=True)
     found["turns, 4 s"] = System(speech=None, turns=True)
     found["turns, whole"] = System(0.0, speech=None, turns=True)
+    found["no speech detection, 2 s"] = System(2.0, 2.0, speech=None)
     return found
 
 
@@ -323,12 +326,16 @@ def list_baselines(predictor: Predictor) -> dict[str, Callable[[Composition], Tr
     return {"all neutral": lambda each: Track(each.id, (), each.seconds), "one label": one_label}
 
 
-def list_tested(predictor: Predictor) -> dict[str, Callable[[Composition], Track]]:
-    """Return what ``test`` judges: what ``Predictor.timeline`` says, asked in three ways."""
+def list_tested(
+    predictor: Predictor, window: float | None, hop: float | None
+) -> dict[str, Callable[[Composition], Track]]:
+    """Return what ``test`` judges: what ``Predictor.timeline`` says, asked in three ways; None: its own default."""
 
     def ask(composition: Composition, turns: bool = False, **options: Any) -> Track:
         given = composition.turns if turns else ()
-        line = predictor.timeline(composition.waveform, options=TimelineOptions(**options), turns=given)
+        line = predictor.timeline(
+            composition.waveform, options=TimelineOptions(window, hop, **options), turns=given, workers=1
+        )
         stretches = tuple(Stretch(each.start, each.end, each.label) for each in line.segments)
         return Track(composition.id, stretches, composition.seconds)
 
@@ -347,8 +354,8 @@ def show(name: str, row: dict[str, Any], whole: bool) -> str:
     """Return a line of the table, with intervals if ``whole``."""
 
     def tell(value: Any) -> str:
-        if not isinstance(value, list):
-            return f"{value}"
+        if not isinstance(value, list) or value[0] is None:
+            return "-" if isinstance(value, list) else f"{value}"
         return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})" if whole else f"{value[0]:.3f}"
 
     return f"| {name} | " + " | ".join(tell(row[column]) for column in COLUMNS) + " |"
@@ -361,7 +368,9 @@ def main() -> None:
     parser.add_argument("--count", type=int)
     parser.add_argument("--pauses", type=float, nargs=2, default=[0.3, 3.0])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "serkit-timeline")
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--window", type=float)
+    parser.add_argument("--hop", type=float)
+    parser.add_argument("--only", nargs="*", default=[], help="names of systems, or how they begin")
     options = parser.parse_args()
     count = options.count or {"tune": 36, "test": 60}[options.third]
     bundle = train_bundle(options.folder, options.third)
@@ -370,7 +379,7 @@ def main() -> None:
     judge = Judge(memory, compositions)
     predictor.bundle = memory
     systems: dict[str, Any] = list_baselines(predictor)
-    systems |= list_systems() if options.third == "tune" else list_tested(predictor)
+    systems |= list_systems() if options.third == "tune" else list_tested(predictor, options.window, options.hop)
     hours = sum(each.seconds for each in compositions) / 3600
     emotional = sum(s.end - s.start for each in compositions for s in each.stretches if s.label != "neutral")
     print(f"{count} compositions, {hours:.3f} hours, {sum(len(each.stretches) for each in compositions)} clips,")
@@ -378,11 +387,15 @@ def main() -> None:
     print("| system | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     rows = {}
     for name, system in systems.items():
-        if options.only and not any(part in name for part in options.only):
+        if options.only and not any(name.startswith(part) for part in options.only):
             continue
         rows[name] = judge.measure(system)
         print(show(name, rows[name], options.third == "test"), flush=True)
         memory.save()
+    if options.third == "test":
+        print("\n| EDER of the timeline | value | 95 % interval | compositions |\n" + "|---" * 4 + "|")
+        for name, (value, low, high, n) in rows["timeline"]["groups"].items():
+            print(f"| {name} | {value} | {low} to {high} | {n} |")
     print(json.dumps({"third": options.third, "count": count, "pauses": options.pauses, "rows": rows}))
 
 
