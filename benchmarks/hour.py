@@ -138,7 +138,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         composition = compose_long(options.minutes)
         print(
-            f"{composition.seconds / 60:.1f} minutes, {len(composition.stretches)} clips, {composition.noise} noise\n"
+            f"{composition.seconds / 60:.1f} minutes, {len(composition.stretches)} clips, "
+            f"{composition.noise}, SNR {composition.snr} dB\n"
         )
         print(
             "| format | load before | wall, s | processor, s | decode | speech | peak, MB | lag, ms | "
