@@ -47,7 +47,7 @@ class Scripted:
         return now
 
 
-def cut(length, spans, chunks=(), delay=0, turns=(), live=False, **options):
+def cut(length, spans, chunks=(), delay=0, turns=None, live=False, **options):
     """The cuts of a ramp of ``length`` samples, in which the value of a sample is its position."""
     cutter = Cutter(CARD, TimelineOptions(**{"window": 4, "hop": 1, "speech": False, **options}), turns, live)
     if spans is not None:
@@ -128,7 +128,7 @@ def recordings(draw):
             st.lists(st.tuples(st.integers(0, 2900), st.integers(1, 900), st.sampled_from("ab")), max_size=5)
         )
     ]
-    return spans, turns, draw(st.lists(st.integers(1, 2999), max_size=20)), draw(st.integers(0, 60))
+    return spans, turns or None, draw(st.lists(st.integers(1, 2999), max_size=20)), draw(st.integers(0, 60))
 
 
 @settings(max_examples=200, deadline=None)
@@ -150,7 +150,7 @@ def test_chunks_change_nothing(recording, live, sizes):
 def test_every_sample_of_speech_is_judged_and_no_other(recording, sizes):
     spans, turns, _, _ = recording
     cuts = cut(3000, spans, turns=turns, window=sizes[0], hop=sizes[1])
-    for speaker in {turn.speaker for turn in turns} or {None}:
+    for speaker in {turn.speaker for turn in turns or ()} or {None}:
         wanted = np.zeros(3000, bool)
         for start, end in spans:
             wanted[start:end] = True
@@ -353,6 +353,17 @@ def test_span_of_a_file(predictor, recording, tmp_path):
     assert (span.segments[0].speaker, span.segments[0].start) == ("a", 3.0)
     assert max(each.end for each in span.segments) <= 5.5
     assert {each.speaker for each in span.curve} == {"a", "b"}
+
+
+def test_turns_that_do_not_meet_the_span_leave_nothing(predictor, recording):
+    assert predictor.timeline(recording, options=FIXED, turns=[]).segments == ()
+    late = [Turn(100, 101, "a")]
+    assert predictor.timeline(recording, options=FIXED, turns=late).segments == ()
+
+
+def test_turns_before_the_span_leave_nothing(predictor, recording, tmp_path):
+    path = write(tmp_path / "long.wav", recording, 16_000)
+    assert predictor.timeline(path, start=3.0, options=FIXED, turns=[Turn(0, 3, "a")]).segments == ()
 
 
 def test_labels_restrict(predictor, recording):

@@ -101,6 +101,8 @@ def test_turns_make_a_timeline_of_each_speaker(client, predictor, long_clip):
     assert code == "bad_option" and "who.rttm is of 2 recordings" in message
     files = {"file": ("c.wav", long_clip), "turns": ("who.rttm", "start,end\n1,2\n")}
     assert "who.rttm:1" in error_of(client.post("/v1/timeline", files=files))[1]
+    files = {"file": ("c.wav", long_clip), "turns": ("who.csv", "start,end,speaker\n")}
+    assert "has no turns" in error_of(client.post("/v1/timeline", files=files))[1]
     files = {"file": ("c.wav", long_clip), "turns": ("who.rttm", b"\xff\xfe\x00")}
     assert error_of(client.post("/v1/timeline", files=files))[0] == "bad_option"
 

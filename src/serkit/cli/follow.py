@@ -85,7 +85,7 @@ def predict(
     """Return the timeline of ``clip``; raises ``InputError`` where turns were given, but none for it."""
     if clip.audio is None:
         raise InputError(f"{clip.id}: no recording, and a timeline needs one")
-    chosen: tuple[Turn, ...] = ()
+    chosen: tuple[Turn, ...] | None = None
     if turns is not None:
         names = (clip.id, Path(clip.id).name, Path(clip.id).stem, Path(clip.audio).stem, "")
         chosen = next((turns[name] for name in names if name in turns), ())

@@ -134,12 +134,14 @@ class Cutter:
     out. Samples are kept from the beginning of the last window on.
     """
 
-    def __init__(self, card: Card, options: TimelineOptions, turns: Sequence[Turn] = (), live: bool = False) -> None:
+    def __init__(
+        self, card: Card, options: TimelineOptions, turns: Sequence[Turn] | None = None, live: bool = False
+    ) -> None:
         rate = card.sampling_rate
         self.window, self.hop = options.sizes(card)
         self.detector: Detector = SpeechDetector(rate, options.detection) if options.speech else Everything()
         self.least, self.live = math.ceil(card.min_seconds * rate), live
-        self.tracks = list_tracks(turns, rate) if turns else [Track(None, [(0, math.inf)])]
+        self.tracks = [Track(None, [(0, math.inf)])] if turns is None else list_tracks(turns, rate)
         self.buffer, self.origin = np.zeros(0, np.float32), 0
         self.known, self.speaking, self.count = 0, False, 0
 
@@ -177,7 +179,7 @@ class Cutter:
                 if heard and not track.open:
                     track.open, track.start, track.next = True, self.known, self.known
                     track.glimpse = self.known + self.hop
-            stop = int(min(end, *(track.change(self.known, self.least) for track in self.tracks)))
+            stop = int(min([end, *(track.change(self.known, self.least) for track in self.tracks)]))
             for track, heard in zip(self.tracks, inside, strict=True):
                 cuts += self._hear(track, stop) if heard else self._close(track)
             self.known = stop

@@ -224,7 +224,7 @@ class Predictor:
         audio: Source | np.ndarray,
         *,
         options: TimelineOptions = TIMELINE,
-        turns: Sequence[Turn] = (),
+        turns: Sequence[Turn] | None = None,
         sampling_rate: int = SAMPLING_RATE,
         start: float | None = None,
         end: float | None = None,
@@ -234,13 +234,14 @@ class Predictor:
     ) -> Timeline:
         """Follow the emotion expressed in a recording of any length: where there is speech, in overlapping windows.
 
-        With ``turns`` (seconds of the file) every speaker is followed for themselves. The recording is decoded as a
-        stream while ``workers`` threads judge (one for each core): memory does not grow with its length but for the
-        answer. Models that read judge the recording alone. Raises ``AudioError`` for a recording that cannot be
+        With ``turns`` (seconds of the file) every speaker is followed for themselves, and nobody else. The recording is
+        decoded as a stream while ``workers`` threads judge (one for each core): memory does not grow with its length
+        but for the answer. Models that read judge the recording alone. Raises ``AudioError`` for a recording that cannot be
         decoded, ``InputError`` for windows that the bundle cannot judge.
         """
         keep, origin = self._candidates(labels), start or 0.0
-        turns = [replace(turn, start=turn.start - origin, end=turn.end - origin) for turn in turns if turn.end > origin]
+        if turns is not None:
+            turns = [replace(turn, start=turn.start - origin, end=turn.end - origin) for turn in turns]
         stream = Stream(self.bundle, options, keep, turns=turns, live=False)
         rate, points, segments = self.card.sampling_rate, [], []
 

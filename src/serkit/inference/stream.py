@@ -62,7 +62,7 @@ class Stream:
         options: TimelineOptions,
         keep: np.ndarray | None = None,
         sampling_rate: int | None = None,
-        turns: Sequence[Turn] = (),
+        turns: Sequence[Turn] | None = None,
         live: bool = True,
     ) -> None:
         self.bundle, self.keep, self.live = bundle, keep, live

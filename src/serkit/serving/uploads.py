@@ -67,22 +67,24 @@ class Upload:
     recording: Recording
     files: dict[str, Recording] = field(default_factory=dict)
 
-    def turns(self) -> tuple[Turn, ...]:
-        """Return who speaks when, by the file ``turns``; none without.
+    def turns(self) -> tuple[Turn, ...] | None:
+        """Return who speaks when, by the file ``turns``; None without one.
 
-        Raises ``InputError`` for a file that cannot be read, or that has turns of several other recordings.
+        Raises ``InputError`` for a file that cannot be read, has no turns, or has those of several other recordings.
         """
         given = self.files.get("turns")
         if given is None:
-            return ()
+            return None
         try:
             found = parse_turns(given.read().decode("utf-8-sig"), given.name)
         except UnicodeDecodeError as error:
             raise InputError(
                 f"turns: {given.name} is no text: give RTTM, or a table with start, end, speaker"
             ) from error
-        if len(found) <= 1:
-            return next(iter(found.values()), ())
+        if not found:
+            raise InputError(f"turns: {given.name} has no turns: leave it out, or say who speaks when")
+        if len(found) == 1:
+            return next(iter(found.values()))
         name = self.recording.name
         for id in (name, PurePosixPath(name).stem):
             if id in found:
