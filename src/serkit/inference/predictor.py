@@ -236,8 +236,8 @@ class Predictor:
 
         With ``turns`` (seconds of the file) every speaker is followed for themselves, and nobody else. The recording is
         decoded as a stream while ``workers`` threads judge (one for each core): memory does not grow with its length
-        but for the answer. Models that read judge the recording alone. Raises ``AudioError`` for a recording that cannot be
-        decoded, ``InputError`` for windows that the bundle cannot judge.
+        but for the answer. Models that read judge the recording alone. Raises ``AudioError`` for a recording that
+        cannot be decoded, ``InputError`` for windows that the bundle cannot judge.
         """
         keep, origin = self._candidates(labels), start or 0.0
         if turns is not None:
