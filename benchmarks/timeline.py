@@ -133,7 +133,7 @@ class Judge:
     def hear(self, composition: Composition, system: System) -> list[Said]:
         """Return the utterances of a composition with their judged windows."""
         options = TimelineOptions(system.window or None, system.hop, speech=system.speech is not None)
-        stream = Stream(self.memory, options, turns=composition.turns if system.turns else (), live=False)
+        stream = Stream(self.memory, options, turns=composition.turns if system.turns else None, live=False)
         if system.speech is not None:
             stream.cutter.detector = Replay(self.find_speech(composition, system.speech))
         found, windows = [], defaultdict(list)
@@ -332,7 +332,7 @@ def list_tested(
     """Return what ``test`` judges: what ``Predictor.timeline`` says, asked in three ways; None: its own default."""
 
     def ask(composition: Composition, turns: bool = False, **options: Any) -> Track:
-        given = composition.turns if turns else ()
+        given = composition.turns if turns else None
         line = predictor.timeline(
             composition.waveform, options=TimelineOptions(window, hop, **options), turns=given, workers=1
         )

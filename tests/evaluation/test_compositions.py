@@ -173,7 +173,7 @@ def test_the_variants_start_from_what_the_engine_says(compositions, timeline, tm
     judge = timeline.Judge(memory, [made])
     ours = judge.follow(made, system)
     line = Predictor(DEFAULT).timeline(
-        made.waveform, options=TimelineOptions(window, hop, speech=False), turns=made.turns if turns else ()
+        made.waveform, options=TimelineOptions(window, hop, speech=False), turns=made.turns if turns else None
     )
     assert ours.stretches == tuple(Stretch(each.start, each.end, each.label) for each in line.segments)
     assert len({each.label for each in ours.stretches}) > 1

@@ -99,6 +99,12 @@ def test_a_worker_that_is_killed_is_replaced(start, clip, tmp_path):
     assert len(before) == 2
     wanted = ask(running, "/v1/predict", clip)
     assert wanted[0] == 200
+    answered = 'serkit_requests_total{method="POST",route="/v1/predict",status="200"} '
+
+    def told_by_metrics(line):
+        return line in ask(running, "/metrics")[1].decode()
+
+    until(lambda: told_by_metrics(f"{answered}1.0"))  # an answer is counted once it is sent: a moment later
     os.kill(before[0], signal.SIGKILL)
     for _ in range(8):  # the other one goes on
         assert ask(running, "/v1/predict", clip) == wanted
@@ -107,9 +113,9 @@ def test_a_worker_that_is_killed_is_replaced(start, clip, tmp_path):
     assert told == [f"worker {before[0]} died with status -9: another takes its place"]
     for _ in range(8):
         assert ask(running, "/v1/predict", clip) == wanted
-    found = ask(running, "/metrics")[1].decode()
-    assert 'serkit_requests_total{method="POST",route="/v1/predict",status="200"} 17.0' in found
-    assert "serkit_window_seconds_count 17.0" in found and "serkit_requests_under_way 0.0" in found
+    until(lambda: told_by_metrics(f"{answered}17.0"))
+    until(lambda: told_by_metrics("serkit_window_seconds_count 17.0"))
+    until(lambda: told_by_metrics("serkit_requests_under_way 0.0"))
     assert len(list(tmp_path.glob("serkit-metrics-*"))) == 1
     assert running.stop() == 0
     assert not list(tmp_path.glob("serkit*"))
