@@ -62,14 +62,14 @@ def listen(
         return
     from serkit.inference.bundle import DEFAULT
     from serkit.inference.cuts import TimelineOptions
-    from serkit.inference.predictor import Predictor
+    from serkit.inference.predictor import Predictor, split_labels
 
     predictor = Predictor(model or DEFAULT)
     rate = predictor.card.sampling_rate
     sound = open_sound(audio, rate, sampling_rate, realtime, device)
     stream = predictor.stream(
         options=TimelineOptions(window, hop),
-        labels=None if labels is None else [name.strip() for name in labels.split(",") if name.strip()],
+        labels=split_labels(labels),
         sampling_rate=sound.sampling_rate,
     )
     typer.echo(f"serkit: {sound.name}, {sound.sampling_rate} Hz, {predictor.card.name}; Ctrl-C ends", err=True)

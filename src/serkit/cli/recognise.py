@@ -87,9 +87,10 @@ def predict(
     from serkit.data.files import replace_atomically
     from serkit.inference.bundle import DEFAULT
     from serkit.inference.cuts import TimelineOptions
+    from serkit.inference.predictor import split_labels
     from serkit.inference.writers import WRITERS
 
-    names = None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
+    names = split_labels(labels)
     of_clips = {"--text": text, "--transcriber": transcriber, "--segment": segment, "--embedding": embedding or None}
     of_time = {"--window": window, "--hop": hop, "--turns": turns, "--plot": plot, "--no-speech": not speech or None}
     for option, given in (of_clips if timeline else of_time).items():

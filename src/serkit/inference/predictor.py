@@ -361,6 +361,11 @@ class Predictor:
         return np.array([name in names for name in self.card.classes])
 
 
+def split_labels(text: str | None) -> list[str] | None:
+    """Return the class names in ``text``, which commas separate; None without a text."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _name(audio: Source | np.ndarray | None) -> str:
     """Return how a recording is called in predictions and messages."""
     if audio is None:

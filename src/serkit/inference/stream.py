@@ -65,7 +65,7 @@ class Stream:
         turns: Sequence[Turn] | None = None,
         live: bool = True,
     ) -> None:
-        self.bundle, self.keep, self.live = bundle, keep, live
+        self.bundle, self.keep = bundle, keep
         rate = bundle.card.sampling_rate
         self.resampler = (
             None if sampling_rate in (None, rate) else soxr.ResampleStream(sampling_rate, rate, 1, "float32", "HQ")

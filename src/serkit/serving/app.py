@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import serkit
 from serkit.serving.doors import Doors
+from serkit.serving.live import router as live_router
 from serkit.serving.options import PredictOptions, TimelineQuery, explain
 from serkit.serving.problems import Problem
 from serkit.serving.routes import router
@@ -67,10 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, refuse_option)
     app.add_exception_handler(Problem, pass_on)
     app.include_router(router)
-    if find_spec("serkit.serving.live") is not None:
-        app.include_router(import_module("serkit.serving.live").router)
-    if (WEB / "index.html").is_file():
-        mount_page(app)
+    app.include_router(live_router)
+    mount_page(app)
     if settings.api_keys:
         declare_keys(app)
     return app

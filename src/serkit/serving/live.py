@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from serkit.data.pcm import SAMPLE_BYTES, PcmDecoder, check_rate
 from serkit.errors import InputError, nearest
 from serkit.inference.cuts import Cut, TimelineOptions
-from serkit.inference.predictor import Predictor
+from serkit.inference.predictor import Predictor, split_labels
 from serkit.inference.stream import Stream
 from serkit.serving.engine import Place
 from serkit.serving.problems import Problem, shutting_down
@@ -240,9 +240,7 @@ def open_stream(server: Server, options: Mapping[str, str]) -> tuple[Stream, dic
     predictor: Predictor = server.choose(options.get("model"))
     rate = int(_number(options, "sampling_rate", 16_000))
     window, hop = _number(options, "window", None), _number(options, "hop", None)
-    given, labels = options.get("labels"), None
-    if given:
-        labels = [name.strip() for name in given.split(",") if name.strip()]
+    labels = split_labels(options.get("labels") or None)
     try:
         chosen = TimelineOptions(window, hop)
         stream = predictor.stream(chosen, labels=labels, sampling_rate=check_rate(rate))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from serkit.errors import nearest
+from serkit.inference.predictor import split_labels
 from serkit.serving.problems import Problem
 
 MOST_PEAKS = 10_000
@@ -43,7 +44,7 @@ class ModelOptions(NoOptions):
     @property
     def names(self) -> list[str] | None:
         """The candidate classes."""
-        return None if self.labels is None else [name.strip() for name in self.labels.split(",") if name.strip()]
+        return split_labels(self.labels)
 
 
 class PredictOptions(ModelOptions):
